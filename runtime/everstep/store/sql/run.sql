@@ -1,0 +1,163 @@
+-- Transitions made by workers. One statement is one transaction is one transition (docs/internals/).
+
+-- name: lanes
+-- Where there is something to claim: queues of mine that are not paused, by priority.
+SELECT q.name AS queue, p.priority::smallint AS priority
+  FROM everstep.queue q CROSS JOIN generate_series(0, 3) AS p(priority)
+ WHERE q.name = ANY (%(queues)s::text[]) AND NOT q.paused
+   AND EXISTS (SELECT FROM everstep.run r
+                WHERE r.queue = q.name AND r.priority = p.priority AND r.state = 1
+                  AND r.ready_at <= everstep.clock())
+ ORDER BY p.priority, q.name;
+
+-- name: claim
+-- MATERIALIZED: a sub-select with LIMIT .. SKIP LOCKED can run twice in one plan and claim too much.
+-- The lower bound on ready_at keeps the scan off index entries that a pinned horizon keeps alive.
+-- A run that crashed its worker three times without progress is claimed only by a worker with nothing else to lose.
+WITH t AS MATERIALIZED (SELECT current, ramping, percent FROM everstep.routing),
+c AS MATERIALIZED (
+    SELECT r.id FROM everstep.run r, t
+     WHERE r.queue = %(queue)s AND r.priority = %(priority)s AND r.state = 1
+       AND r.ready_at >= %(cursor)s AND r.ready_at <= everstep.clock()
+       AND r.name = ANY (%(names)s::text[])
+       AND (r.version = %(version)s OR r.version IS NULL AND %(version)s =
+            CASE WHEN (hashtext(r.id) & 2147483647) %% 100 < t.percent THEN t.ramping ELSE t.current END)
+       AND (r.crashes < 3 OR %(alone)s)
+     ORDER BY r.ready_at LIMIT %(limit)s FOR UPDATE OF r SKIP LOCKED),
+u AS (
+    UPDATE everstep.run r SET state = 2, worker_id = k.id, version = %(version)s, epoch = r.epoch + 1
+      FROM everstep.worker k
+     WHERE r.id = ANY (ARRAY(SELECT id FROM c)) AND k.id = %(me)s AND k.state = 1
+    RETURNING r.id, r.name, r.epoch, r.ready_at, r.crashes,
+              greatest(extract(epoch FROM everstep.clock() - r.ready_at)::float8, 0) AS waited),
+m AS (
+    INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
+    SELECT 2, %(queue)s, '', 0, everstep.bucket(waited), count(*), sum(waited) FROM u
+     GROUP BY everstep.bucket(waited))
+SELECT u.id, u.name, u.epoch, u.ready_at, u.crashes, w.codec, w.input
+  FROM u JOIN everstep.workflow w ON w.id = u.id;
+
+-- name: load
+-- The logs of claimed workflows that ran before.
+SELECT workflow_id, branch, seq, kind, name, attempts, codec, output, error, recorded_at
+  FROM everstep.checkpoint WHERE workflow_id = ANY (%(ids)s::text[]);
+
+-- name: commit
+-- The only writer of checkpoints, completions and parks. f is the fence: it locks each run of this batch that
+-- is still mine, so that no takeover can pass between the check and the write. A row that somebody else holds
+-- locked is skipped and retried alone (commit_waiting), so one busy run cannot stall the batch.
+WITH c AS MATERIALIZED (
+    SELECT * FROM unnest(%(c_id)s::text[], %(c_epoch)s::int[], %(c_branch)s::text[], %(c_seq)s::int[],
+                         %(c_kind)s::smallint[], %(c_name)s::text[], %(c_attempts)s::smallint[],
+                         %(c_codec)s::smallint[], %(c_output)s::bytea[], %(c_error)s::bytea[], %(c_seconds)s::real[])
+                  AS t(id, epoch, branch, seq, kind, name, attempts, codec, output, error, seconds)),
+d AS MATERIALIZED (
+    SELECT * FROM unnest(%(d_id)s::text[], %(d_epoch)s::int[], %(d_status)s::smallint[],
+                         %(d_output)s::bytea[], %(d_error)s::bytea[])
+                  AS t(id, epoch, status, output, error)),
+p AS MATERIALIZED (
+    SELECT * FROM unnest(%(p_id)s::text[], %(p_epoch)s::int[], %(p_wake_at)s::timestamptz[], %(p_key)s::text[])
+                  AS t(id, epoch, wake_at, wait_key)),
+f AS MATERIALIZED (
+    SELECT r.id, r.epoch, r.cancel, r.version FROM everstep.run r
+     WHERE r.id = ANY (%(ids)s::text[]) AND r.worker_id = %(me)s
+     ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED),
+n AS (
+    INSERT INTO everstep.checkpoint (workflow_id, branch, seq, kind, name, worker_id, epoch, attempts, codec,
+                                     output, error, seconds, recorded_at)
+    SELECT c.id, c.branch, c.seq, c.kind, c.name, %(me)s, c.epoch, c.attempts, c.codec,
+           c.output, c.error, c.seconds, everstep.clock()
+      FROM c JOIN f ON f.id = c.id AND f.epoch = c.epoch
+    ON CONFLICT (workflow_id, branch, seq) DO NOTHING RETURNING workflow_id, branch, seq),
+x AS (
+    DELETE FROM everstep.run r USING d JOIN f ON f.id = d.id AND f.epoch = d.epoch
+     WHERE r.id = d.id RETURNING r.id),
+w AS (
+    UPDATE everstep.workflow w SET status = d.status, version = f.version, output = d.output, error = d.error,
+           finished_at = everstep.clock(), finished_by = %(me)s, finished_epoch = d.epoch
+      FROM x JOIN d ON d.id = x.id JOIN f ON f.id = x.id AND f.epoch = d.epoch WHERE w.id = x.id
+    RETURNING w.id, w.queue, w.name, w.status, extract(epoch FROM everstep.clock() - w.created_at)::float8 AS seconds),
+y AS (
+    UPDATE everstep.run r SET state = 3, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
+           wake_at = p.wake_at, wait_key = p.wait_key
+      FROM p JOIN f ON f.id = p.id AND f.epoch = p.epoch AND NOT f.cancel WHERE r.id = p.id RETURNING r.id),
+m AS (
+    INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
+    SELECT 3, queue, name, status, everstep.bucket(seconds), count(*), sum(seconds) FROM w
+     GROUP BY queue, name, status, everstep.bucket(seconds))
+SELECT everstep.clock() AS at,
+       ARRAY(SELECT f.id FROM f WHERE f.cancel) AS cancels,
+       ARRAY(SELECT c.id FROM c WHERE NOT EXISTS (
+                 SELECT FROM n WHERE n.workflow_id = c.id AND n.branch = c.branch AND n.seq = c.seq)
+             UNION SELECT d.id FROM d WHERE NOT EXISTS (SELECT FROM w WHERE w.id = d.id)
+             UNION SELECT p.id FROM p WHERE NOT EXISTS (SELECT FROM y WHERE y.id = p.id)) AS leftovers;
+
+-- name: verdict
+-- What became of rows the commit did not take: am I still the owner, was it I who finished it (a reply was
+-- lost), and which of my checkpoints are there already, written by me or by somebody else?
+SELECT t.id, t.epoch,
+       EXISTS (SELECT FROM everstep.run r
+                WHERE r.id = t.id AND r.worker_id = %(me)s AND r.epoch = t.epoch) AS owner,
+       EXISTS (SELECT FROM everstep.workflow w WHERE w.id = t.id AND w.finished_by = %(me)s
+                  AND w.finished_epoch = t.epoch) AS finished,
+       ARRAY(SELECT c.branch || ':' || c.seq FROM everstep.checkpoint c
+              WHERE c.workflow_id = t.id AND c.worker_id = %(me)s AND c.epoch = t.epoch) AS mine
+  FROM unnest(%(ids)s::text[], %(epochs)s::int[]) AS t(id, epoch);
+
+-- name: release
+-- Give back everything I hold: no crash is counted, the next owner may claim at once.
+WITH c AS MATERIALIZED (
+    SELECT r.id FROM everstep.run r WHERE r.worker_id = %(me)s AND r.state = 2 ORDER BY r.id FOR UPDATE),
+u AS (
+    UPDATE everstep.run r SET state = 1, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
+           ready_at = everstep.clock()
+     WHERE r.id = ANY (ARRAY(SELECT id FROM c)) RETURNING r.id)
+SELECT count(*) AS released FROM u;
+
+-- name: rescue
+-- Level-triggered: any running run whose owner is not live, whatever made it so. Progress since the last
+-- crash resets the crash counter; without progress it counts up to the dead letter.
+WITH c AS MATERIALIZED (
+    SELECT r.id FROM everstep.run r
+     WHERE r.state = 2 AND NOT EXISTS (
+           SELECT FROM everstep.worker k WHERE k.id = r.worker_id AND k.state < 3)
+     LIMIT 500 FOR UPDATE OF r SKIP LOCKED),
+s AS MATERIALIZED (
+    SELECT c.id, (SELECT count(*) FROM everstep.checkpoint k WHERE k.workflow_id = c.id)::int AS progress FROM c),
+u AS (
+    UPDATE everstep.run r SET state = 1, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
+           ready_at = everstep.clock(), progress = s.progress,
+           crashes = CASE WHEN s.progress > r.progress THEN 1 ELSE r.crashes + 1 END
+      FROM s WHERE r.id = s.id RETURNING r.id, r.queue, r.name),
+m AS (
+    INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
+    SELECT 4, queue, name, 0, 0, count(*), 0 FROM u GROUP BY queue, name)
+SELECT count(*) AS rescued FROM u;
+
+-- name: bury
+-- The dead letter: too many crashes in a row without progress.
+WITH c AS MATERIALIZED (
+    SELECT r.id, r.version, r.epoch FROM everstep.run r
+     WHERE r.state = 1 AND r.crashes > %(max_crashes)s ORDER BY r.id LIMIT 500 FOR UPDATE SKIP LOCKED),
+d AS (
+    DELETE FROM everstep.run r USING c WHERE r.id = c.id RETURNING r.id),
+w AS (
+    UPDATE everstep.workflow w SET status = 4, version = c.version, finished_at = everstep.clock(),
+           finished_epoch = c.epoch, error = %(error)s
+      FROM c JOIN d ON d.id = c.id WHERE w.id = d.id
+    RETURNING w.queue, w.name, extract(epoch FROM everstep.clock() - w.created_at)::float8 AS seconds),
+m AS (
+    INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
+    SELECT 3, queue, name, 4, everstep.bucket(seconds), 1, seconds FROM w)
+SELECT count(*) AS buried FROM w;
+
+-- name: wake_due
+-- Timers that are due: sleeping workflows and delayed starts become claimable.
+WITH c AS MATERIALIZED (
+    SELECT r.id FROM everstep.run r
+     WHERE r.state = 3 AND r.wake_at <= everstep.clock()
+     ORDER BY r.wake_at LIMIT 500 FOR UPDATE SKIP LOCKED),
+u AS (
+    UPDATE everstep.run r SET state = 1, ready_at = everstep.clock(), wake_at = NULL, wait_key = NULL
+     WHERE r.id = ANY (ARRAY(SELECT id FROM c)) RETURNING r.id)
+SELECT count(*) AS woken FROM u;
