@@ -52,6 +52,7 @@ CREATE INDEX run_ready ON everstep.run (queue, priority, ready_at) WHERE state =
 CREATE INDEX run_owned ON everstep.run (worker_id) WHERE state = 2;
 CREATE INDEX run_timer ON everstep.run (wake_at) WHERE state = 3 AND wake_at IS NOT NULL;
 CREATE INDEX run_deadline ON everstep.run (deadline) WHERE deadline IS NOT NULL;
+CREATE INDEX run_crashed ON everstep.run (crashes) WHERE crashes >= 3;
 CREATE UNIQUE INDEX run_slot ON everstep.run (queue, slot) WHERE slot IS NOT NULL;
 CREATE UNIQUE INDEX run_dedup ON everstep.run (queue, dedup) WHERE dedup IS NOT NULL;
 

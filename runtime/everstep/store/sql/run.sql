@@ -138,7 +138,7 @@ SELECT count(*) AS rescued FROM u;
 -- The dead letter: too many crashes in a row without progress.
 WITH c AS MATERIALIZED (
     SELECT r.id, r.version, r.epoch FROM everstep.run r
-     WHERE r.state = 1 AND r.crashes > %(max_crashes)s ORDER BY r.id LIMIT 500 FOR UPDATE SKIP LOCKED),
+     WHERE r.state = 1 AND r.crashes >= 3 AND r.crashes > %(max_crashes)s ORDER BY r.id LIMIT 500 FOR UPDATE SKIP LOCKED),
 d AS (
     DELETE FROM everstep.run r USING c WHERE r.id = c.id RETURNING r.id),
 w AS (

@@ -1,0 +1,206 @@
+"""Payloads: values to bytes and back, guided by annotations, and never changed on the way.
+
+A payload is strict JSON (codec id 1). What an annotation names is rebuilt from it: dataclasses, pydantic
+models, datetime, UUID, Decimal, Enum, bytes, Path, … Where there is no annotation, only JSON values are
+taken. A value that would come back as another one (NaN, tuples or integer keys without an annotation) is
+rejected before it is recorded, so that the first run and a replay see the same. Nothing here can run code.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Any, Generic, TypeVar, get_type_hints
+
+import msgspec
+
+from everstep.errors import PayloadError, UsageError
+
+JSON = 1
+"""Codec id of strict JSON, as stored beside every payload."""
+
+T = TypeVar("T")
+
+
+class Payload(Generic[T]):
+    """The codec of one place: a step's result, a workflow's result."""
+
+    def __init__(self, annotation: Any, place: str) -> None:
+        self.place = place
+        self._plain = annotation in (Any, inspect.Parameter.empty)
+        try:
+            self._decoder = msgspec.json.Decoder(Any if self._plain else annotation, dec_hook=_from_json)
+        except (TypeError, NotImplementedError) as error:
+            raise UsageError(
+                f"{place}: {annotation!r} is not a type that a payload can be rebuilt from ({error}). "
+                f"Use a dataclass, a pydantic model, or a type made of JSON values."
+            ) from None
+
+    def round_trip(self, value: Any, limit: int) -> tuple[bytes, T]:
+        """Encode, and decode what was encoded: the pair (bytes to record, value to go on with).
+
+        Raises PayloadError if the value cannot be recorded exactly, or takes more than `limit` bytes.
+        """
+        body = _encode(value, self.place, limit)
+        decoded = self.decode(body)
+        if self._plain and decoded != value and not _same_json(value, decoded):
+            raise PayloadError(
+                f"{self.place}: without an annotation only JSON values are taken, and {_brief(value)} would "
+                f"come back as {_brief(decoded)}. Annotate it with its type."
+            )
+        return body, decoded
+
+    def decode(self, body: bytes) -> T:
+        try:
+            return self._decoder.decode(body)  # type: ignore[return-value]
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise PayloadError(
+                f"{self.place}: {_brief(body)} does not fit its annotation: {error}"
+            ) from None
+
+
+class Arguments:
+    """The codec of a workflow's input: a JSON object of its parameters by name."""
+
+    def __init__(self, function: Callable[..., Any], place: str) -> None:
+        hints = _hints(function, place)
+        fields: list[Any] = []
+        self._positional: list[str] = []
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise UsageError(
+                    f"{place}: *{name} cannot be recorded by name; take a list or a dict instead"
+                )
+            if parameter.kind is not parameter.KEYWORD_ONLY:
+                self._positional.append(name)
+            fields.append(_field(name, hints.get(name, Any), parameter.default))
+        names = [field[0] for field in fields]
+        self._keyword = [name for name in names if name not in self._positional]
+        self._struct = msgspec.defstruct(
+            "input", fields, forbid_unknown_fields=True, kw_only=True, module=place
+        )
+        self._payload: Payload[Any] = Payload(self._struct, place)
+        self.place = place
+
+    def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any], limit: int) -> bytes:
+        """Bytes of a call's arguments. Raises PayloadError, or UsageError if the call does not fit."""
+        if len(args) > len(self._positional):
+            raise UsageError(f"{self.place}: takes {len(self._positional)} positional arguments, got {len(args)}")
+        given = dict(zip(self._positional, args, strict=False))
+        if twice := given.keys() & kwargs.keys():
+            raise UsageError(f"{self.place}: got {', '.join(sorted(twice))} twice")
+        try:
+            value = self._struct(**given, **kwargs)
+        except TypeError as error:
+            raise UsageError(f"{self.place}: {error}") from None
+        body, decoded = self._payload.round_trip(value, limit)
+        if decoded != value and not _same_json(msgspec.to_builtins(value, enc_hook=_to_json), msgspec.to_builtins(decoded, enc_hook=_to_json)):
+            raise PayloadError(f"{self.place}: {_brief(value)} would come back as {_brief(decoded)}. Annotate its parameters.")
+        return body
+
+    def decode(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments, rebuilt. Raises PayloadError."""
+        value = self._payload.decode(body)
+        return (
+            [getattr(value, name) for name in self._positional],
+            {name: getattr(value, name) for name in self._keyword},
+        )
+
+
+def result_payload(function: Callable[..., Any], place: str) -> Payload[Any]:
+    """The codec of a function's result, from its return annotation."""
+    return Payload(_hints(function, place).get("return", Any), place)
+
+
+def encode_plain(value: Any, place: str, limit: int) -> bytes:
+    """Encode a value for which the caller has no annotation at hand (JSON values only)."""
+    plain: Payload[Any] = Payload(Any, place)
+    return plain.round_trip(value, limit)[0]
+
+
+def _field(name: str, annotation: Any, default: Any) -> Any:
+    if default is inspect.Parameter.empty:
+        return (name, annotation)
+    if isinstance(default, (list, dict, set, bytearray)):
+        return (name, annotation, msgspec.field(default_factory=lambda: copy.deepcopy(default)))
+    return (name, annotation, default)
+
+
+def _hints(function: Callable[..., Any], place: str) -> dict[str, Any]:
+    try:
+        hints = get_type_hints(function)
+    except NameError as error:
+        raise UsageError(
+            f"{place}: an annotation cannot be resolved ({error}). Types of workflows and steps must be "
+            f"importable from their module, not only under TYPE_CHECKING."
+        ) from None
+    return {name: Any if hint is inspect.Parameter.empty else hint for name, hint in hints.items()}
+
+
+def _encode(value: Any, place: str, limit: int) -> bytes:
+    try:
+        body = msgspec.json.encode(value, enc_hook=_to_json)
+    except (TypeError, ValueError, OverflowError, RecursionError, UnicodeEncodeError) as error:
+        raise PayloadError(
+            f"{place}: {_brief(value)} cannot be recorded as JSON ({error}). "
+            f"Return dataclasses, pydantic models or JSON values."
+        ) from None
+    if len(body) > limit:
+        raise PayloadError(
+            f"{place}: the payload is {len(body):,} bytes, the limit is {limit:,}. "
+            f"Store large values elsewhere and pass a reference, or raise max_payload on the App."
+        )
+    if b"null" in body and _has_non_finite(value):
+        raise PayloadError(f"{place}: {_brief(value)} holds NaN or infinity, which JSON cannot express")
+    return body
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, PurePath):
+        return str(value)
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json")
+    raise NotImplementedError(f"no JSON form for {type(value).__qualname__}")
+
+
+def _from_json(annotation: type, value: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, PurePath):
+        return annotation(value)
+    validate = getattr(annotation, "model_validate", None)
+    if validate is not None:
+        return validate(value)
+    raise NotImplementedError(f"{annotation!r} cannot be rebuilt from JSON")
+
+
+def _has_non_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, (str, bytes, int)) or value is None:
+        return False
+    if isinstance(value, dict):
+        return any(_has_non_finite(item) for item in value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(_has_non_finite(item) for item in value)
+    if isinstance(value, msgspec.Struct):
+        return any(_has_non_finite(getattr(value, name)) for name in value.__struct_fields__)
+    return any(_has_non_finite(item) for item in getattr(value, "__dict__", {}).values())
+
+
+def _same_json(value: Any, decoded: Any) -> bool:
+    """Whether a plain value came back as itself; 1 and 1.0 and True are different values."""
+    if type(value) is not type(decoded):
+        return False
+    if isinstance(value, dict):
+        return value.keys() == decoded.keys() and all(_same_json(value[k], decoded[k]) for k in value)
+    if isinstance(value, list):
+        return len(value) == len(decoded) and all(map(_same_json, value, decoded))
+    return bool(value == decoded)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}…"

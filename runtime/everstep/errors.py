@@ -1,0 +1,191 @@
+"""All errors everstep raises: the user's mistakes, outcomes of workflows and steps, faults, control signals.
+
+One tree under `EverstepError`; facts are attributes, the message says what to do next. Control signals
+derive from `BaseException`, so that `except Exception` in a workflow cannot swallow them.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+
+class EverstepError(Exception):
+    """Root of every error that everstep raises on purpose."""
+
+
+# -- the user's mistakes -------------------------------------------------------------------------
+
+
+class UsageError(EverstepError):
+    """A call, a definition or an option is wrong; the message says how to put it right."""
+
+
+class PayloadError(UsageError):
+    """A value cannot be recorded: it is not serialisable as its annotation says, or too large."""
+
+
+class WorkflowConflictError(UsageError):
+    """The id belongs to a workflow that was started with another name or input."""
+
+    def __init__(self, workflow_id: str, difference: str) -> None:
+        super().__init__(
+            f"workflow {workflow_id!r} exists already and {difference}. An id stands for one workflow with "
+            f"one input: use another id, or start it with the same name and input to get the same workflow."
+        )
+        self.workflow_id = workflow_id
+
+
+class UnknownWorkflowError(UsageError):
+    """No workflow with this id, or no workflow function of this name."""
+
+
+class NonDeterminismError(EverstepError):
+    """Replay met another step than the one recorded: the code changed under a running workflow."""
+
+    def __init__(self, workflow_id: str, position: str, expected: str, found: str) -> None:
+        super().__init__(
+            f"workflow {workflow_id!r}, step {position}: the log says {expected}, the code calls {found}. "
+            f"The code changed while the workflow was under way: run it on the version it began on, "
+            f"or give the new code a version of its own (EVERSTEP_VERSION)."
+        )
+        self.workflow_id = workflow_id
+        self.position = position
+        self.expected = expected
+        self.found = found
+
+
+# -- outcomes ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A recorded error: what is left of an exception after it has been through the database."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    cause: Failure | None = None
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        if isinstance(error, RecordedError):
+            return error.failure
+        cause = error.__cause__
+        return cls(
+            type=_qualified_name(type(error)),
+            message=_clip(str(error), 8_192),
+            traceback=_clip("".join(traceback.format_exception(error, chain=False)), 32_768),
+            cause=None if cause is None else cls.of(cause),
+        )
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @staticmethod
+    def decode(body: bytes) -> Failure:
+        return _failure_decoder.decode(body)
+
+
+_failure_decoder = msgspec.json.Decoder(Failure)
+
+
+class RecordedError(EverstepError):
+    """An error raised from its record: `failure` holds type, message and traceback text of the original."""
+
+    def __init__(self, message: str, failure: Failure) -> None:
+        super().__init__(message)
+        self.failure = failure
+        if failure.cause is not None:
+            self.__cause__ = RecordedError(f"{failure.cause.type}: {failure.cause.message}", failure.cause)
+
+
+class StepError(RecordedError):
+    """A step failed for good; raised in the workflow, on the first run and on every replay alike."""
+
+    def __init__(self, step: str, attempts: int, failure: Failure) -> None:
+        tries = "" if attempts == 1 else f" after {attempts} attempts"
+        super().__init__(f"step {step} failed{tries}: {failure.type}: {failure.message}", failure)
+        self.step = step
+        self.attempts = attempts
+
+
+class WorkflowError(RecordedError):
+    """Raised by `handle.result()` when the workflow failed."""
+
+    def __init__(self, workflow_id: str, name: str, failure: Failure) -> None:
+        super().__init__(
+            f"workflow {workflow_id!r} ({name}) failed: {failure.type}: {failure.message}", failure
+        )
+        self.workflow_id = workflow_id
+
+
+class WorkflowCancelledError(EverstepError):
+    """Raised by `handle.result()` when the workflow was cancelled."""
+
+
+class WorkflowDeadError(RecordedError):
+    """Raised by `handle.result()` when the workflow crashed its workers too often (dead letter)."""
+
+    def __init__(self, workflow_id: str, name: str, failure: Failure) -> None:
+        super().__init__(f"workflow {workflow_id!r} ({name}) was given up: {failure.message}", failure)
+        self.workflow_id = workflow_id
+
+
+# -- faults --------------------------------------------------------------------------------------
+
+
+class DatabaseUnreachableError(EverstepError):
+    """The database does not answer, or refuses the login."""
+
+
+class DatabaseRefusedError(EverstepError):
+    """The database answered with an error that repeating the call will not mend."""
+
+    def __init__(self, message: str, sqlstate: str | None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class SchemaError(EverstepError):
+    """The engine's schema is missing, too old or too new for this code."""
+
+
+class MigrationError(EverstepError):
+    """A migration cannot go on. `report` is the JSON object of docs/reference/contract.md."""
+
+    def __init__(self, report: dict[str, Any]) -> None:
+        super().__init__(report["message"])
+        self.report = report
+
+
+# -- control signals -----------------------------------------------------------------------------
+
+
+class ControlSignal(BaseException):
+    """Unwinds a workflow's coroutine; never an error of the workflow, never to be caught by it."""
+
+
+class Fenced(ControlSignal):
+    """This worker no longer owns the workflow: whatever it does now is dropped."""
+
+
+class Parked(ControlSignal):
+    """The workflow has left the worker and will be claimed again when it wakes."""
+
+
+class Cancelled(ControlSignal):
+    """The workflow was cancelled."""
+
+
+def _qualified_name(cls: type) -> str:
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _clip(text: str, limit: int) -> str:
+    """Bound a text and make it storable: lone surrogates and NUL have no place in UTF-8 columns."""
+    clean = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\\0")
+    return clean if len(clean) <= limit else f"{clean[:limit]}… ({len(clean)} characters)"

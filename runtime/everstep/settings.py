@@ -1,0 +1,94 @@
+"""Settings of a worker process. The only reader of os.environ; docs/reference/contract.md lists the names."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from everstep.errors import UsageError
+
+UNVERSIONED = "unversioned"
+"""The version of code that was not given one; it becomes current by itself where nobody routes."""
+
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,40}\Z")
+_VERSION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?\Z")
+
+
+def checked_schema(name: str) -> str:
+    """The schema's name, if it is one that needs no thought about quoting. Raises UsageError."""
+    if not _SCHEMA.match(name):
+        raise UsageError(
+            f"schema {name!r}: use lower-case letters, digits and underscores, at most 41, "
+            f"not starting with a digit"
+        )
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything a worker process can be told from outside. Durations in seconds."""
+
+    url: str
+    schema: str = "everstep"
+    version: str = UNVERSIONED
+    pod: str = field(default_factory=socket.gethostname)
+    port: int = 9464
+    concurrency: int = 200
+    threads: int = 32
+    grace: float = 30.0
+    lease_ttl: float = 15.0
+    watchdog: float = 300.0
+    max_crashes: int = 5
+    listen: bool = True
+
+    def __post_init__(self) -> None:
+        checked_schema(self.schema)
+        if not _VERSION.match(self.version):
+            raise UsageError(
+                f"version {self.version!r}: letters, digits, dots, dashes and underscores, at most 64, "
+                f"beginning and ending with a letter or digit"
+            )
+        if self.concurrency < 1 or self.threads < 1:
+            raise UsageError("concurrency and threads are at least 1")
+        if self.lease_ttl <= 0 or self.grace < 0:
+            raise UsageError("the lease is longer than 0 seconds, the grace period not negative")
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ, **given: object) -> Settings:
+        """Settings from EVERSTEP_* variables; what is `given` (and not None) goes before them."""
+        values: dict[str, object] = {}
+        for name, (variable, kind) in _VARIABLES.items():
+            if environ.get(variable):
+                values[name] = _parsed(variable, environ[variable], kind)
+        values.update({name: value for name, value in given.items() if value is not None})
+        if "url" not in values:
+            raise UsageError(
+                "no database: set EVERSTEP_DATABASE_URL (or --database), for example "
+                "postgresql://user:password@host:5432/name"
+            )
+        return cls(**values)  # type: ignore[arg-type]
+
+
+_VARIABLES: dict[str, tuple[str, type]] = {
+    "url": ("EVERSTEP_DATABASE_URL", str),
+    "schema": ("EVERSTEP_SCHEMA", str),
+    "version": ("EVERSTEP_VERSION", str),
+    "pod": ("EVERSTEP_POD", str),
+    "port": ("EVERSTEP_PORT", int),
+    "concurrency": ("EVERSTEP_CONCURRENCY", int),
+    "threads": ("EVERSTEP_THREADS", int),
+    "grace": ("EVERSTEP_GRACE_SECONDS", float),
+    "lease_ttl": ("EVERSTEP_LEASE_SECONDS", float),
+    "watchdog": ("EVERSTEP_WATCHDOG_SECONDS", float),
+    "max_crashes": ("EVERSTEP_MAX_CRASHES", int),
+}
+
+
+def _parsed(variable: str, text: str, kind: type) -> object:
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"{variable}={text!r} is not a number") from None
