@@ -1,0 +1,81 @@
+# Every target makes the virtual environment it needs from a hashed lock file: git, make and
+# Python 3.11 or newer are all that has to be there.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -q
+LOCALKUBE := tests/e2e/cluster/localkube
+LOCKS := dev runtime operator build bench
+
+# $(call quiet,what,command): one line when it passes, everything it said when it fails.
+quiet = @if out=$$($(2) 2>&1); then echo "ok    $(1)"; else printf '%s\n' "$$out" "FAIL  $(1)"; exit 1; fi
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1	\2/' | expand -t 20
+
+.PHONY: demo
+demo: .venv/.ready ## feed 500 orders through two workers, kill one, and count what was lost (nothing)
+	@$(BIN)/python examples/orders/demo.py
+
+.PHONY: test
+test: .venv/.ready ## every test that needs no cluster, on an embedded Postgres
+	@$(PYTEST)
+
+.PHONY: test-full
+test-full: check test e2e ## everything CI runs: check, test, e2e
+
+.PHONY: check
+check: .venv/.ready ## format, lint, types, import rules and the quick unit tests
+	$(call quiet,format,$(BIN)/ruff format --check .)
+	$(call quiet,lint,$(BIN)/ruff check .)
+	$(call quiet,types,$(BIN)/mypy)
+	$(call quiet,imports,$(BIN)/lint-imports)
+	$(call quiet,scripts,$(if $(shell command -v shellcheck),shellcheck .ci/run scripts/* tests/e2e/cluster/{localkube,images},true))
+	$(call quiet,unit tests,$(PYTEST) tests/unit -m "not slow")
+
+.PHONY: e2e
+e2e: .venv/.ready ## the suite on a real Kubernetes: that of KUBECONFIG, or one node started for it (root)
+	@$(PYTEST) tests/e2e
+
+.PHONY: bench
+bench: .venv/.ready .venv-bench/.ready ## everstep beside DBOS on this machine, in one run
+	@$(BIN)/python tests/bench/run.py --dbos-python .venv-bench/bin/python
+
+.PHONY: images
+images: ## build the operator's and the example's container images with buildah (root)
+	@tests/e2e/cluster/images
+
+.PHONY: chart
+chart: .venv/.ready ## render manifests/install.yaml from the chart; with CI=true only check that it is fresh
+	@scripts/render-chart $(if $(CI),--check)
+
+.PHONY: lock
+lock: .venv/.locked ## pin the dependencies anew (make lock UPGRADE=--upgrade: to their newest versions)
+	@for name in $(LOCKS); do scripts/lock "$$name" $(UPGRADE); done
+
+.PHONY: clean
+clean: ## remove what these targets made inside the checkout
+	@rm -rf .venv .venv-bench out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+	rm -rf runtime/*.egg-info operator/*.egg-info *.egg-info
+
+.venv/.ready: .venv/.locked pyproject.toml
+	$(call quiet,everstep installed,$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .)
+	@touch $@
+
+.venv/.locked: requirements/dev.txt
+	@scripts/make-venv .venv $<
+	touch $@
+
+.venv-bench/.ready: requirements/bench.txt
+	@scripts/make-venv .venv-bench $<
+	touch $@
