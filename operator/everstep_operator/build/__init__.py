@@ -1,0 +1,1 @@
+"""Kubernetes objects from a DurableApp: pure functions, one module per kind."""

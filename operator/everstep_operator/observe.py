@@ -1,0 +1,179 @@
+"""Observe: one DurableApp's objects in the cluster and its database, as one frozen value.
+
+Reads only. What a single look cannot show (a pod that was there and is not, a Deployment that
+somebody changed) comes from `Memory`, which a restart may lose without harm.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from everstep_operator import names
+from everstep_operator.database import Databases
+from everstep_operator.kube import DEPLOYMENTS, JOBS, PODS, REVISIONS, SECRETS, Kube, KubeError
+from everstep_operator.observed import (
+    Database,
+    Deployment,
+    Job,
+    JobState,
+    Known,
+    Observed,
+    Revision,
+    Unknown,
+)
+from everstep_operator.pods import moment, pod, runs
+from everstep_operator.reasons import Reason
+from everstep_operator.resource import DurableApp
+
+
+@dataclass(slots=True)
+class Memory:
+    """What this process saw earlier."""
+
+    generations: dict[str, int] = field(default_factory=dict)
+    """By uid of a Deployment: its generation after our own last write."""
+    pods: dict[str, set[str]] = field(default_factory=dict)
+    """By key of an app: names of worker pods that were seen and may still hold leases."""
+    events: dict[str, int] = field(default_factory=dict)
+    """By name of an Event: how often it happened."""
+
+    def forget(self, key: str) -> None:
+        self.pods.pop(key, None)
+
+
+@dataclass(slots=True)
+class Observer:
+    kube: Kube
+    databases: Databases
+    memory: Memory
+
+    async def observe(self, key: str, app: DurableApp) -> Observed:
+        selector = f"{names.LABEL_APP}={app.name}"
+        deployments = await self.kube.items(DEPLOYMENTS, app.namespace, selector)
+        jobs = await self.kube.items(JOBS, app.namespace, selector)
+        revisions = await self.kube.items(REVISIONS, app.namespace, selector)
+        pods = await self.kube.items(PODS, app.namespace, selector)
+        # The database last: a Job that was complete above has left its traces below.
+        database = trusted(app, await self._database(key, app))
+        return Observed(
+            database=database,
+            deployments=tuple(self._deployment(body) for body in deployments),
+            jobs=tuple(_job(body) for body in jobs),
+            revisions=tuple(_revision(body) for body in revisions),
+            pods=tuple(pod(body) for body in pods),
+            gone_pods=self._gone(key, pods, database),
+        )
+
+    async def _database(self, key: str, app: DurableApp) -> Database:
+        source = app.spec.database.url_from.secret_key_ref
+        try:
+            secret = await self.kube.get(SECRETS, app.namespace, source.name)
+        except KubeError as error:
+            if error.status not in (403, 404):
+                raise
+            remedy = f"create it with the connection string under the key {source.key!r}"
+            return Unknown(Reason.SECRET_MISSING, f"Secret {source.name}: {error}; {remedy}")
+        try:
+            url = base64.b64decode(secret["data"][source.key]).decode().strip()
+        except (KeyError, TypeError, binascii.Error, UnicodeDecodeError):
+            message = f"Secret {source.name} has no readable key {source.key!r}"
+            return Unknown(Reason.SECRET_MISSING, message)
+        return await self.databases.read(key, url, app.spec.database.schema)
+
+    def _deployment(self, body: Mapping[str, Any]) -> Deployment:
+        known = self.memory.generations.get(body["metadata"]["uid"])
+        found = deployment(body)
+        return replace(found, settled=known == body["metadata"]["generation"])
+
+    def _gone(self, key: str, pods: list[dict[str, Any]], database: Database) -> frozenset[str]:
+        """Level, with a memory: a pod seen once is remembered until SQL knows it is dead.
+
+        Only pods that this process saw: a worker on somebody's laptop is not ours to declare.
+        """
+        ours = [p for p in pods if p["metadata"]["labels"].get(names.LABEL_COMPONENT) == "worker"]
+        running = {p["metadata"]["name"] for p in ours if runs(p)}
+        seen = self.memory.pods.setdefault(key, set())
+        seen |= {p["metadata"]["name"] for p in ours}
+        gone = seen - running
+        if isinstance(database, Known):
+            alive = {worker.pod for worker in database.workers if worker.state != "dead"}
+            seen -= gone - alive
+            gone &= alive
+        return frozenset(gone)
+
+
+def trusted(app: DurableApp, database: Database) -> Database:
+    """Another database under the same address is not the one whose workflows we count."""
+    expected = (app.status.get("database") or {}).get("systemIdentifier")
+    if not isinstance(database, Known) or expected is None:
+        return database
+    found = database.routing.system_identifier
+    if found in (expected, app.annotations.get(names.ANNOTATION_ACCEPT_DATABASE)):
+        return database
+    return Unknown(
+        Reason.IDENTITY_CHANGED,
+        f"this is another database (system identifier {found}, before {expected}); if that is"
+        f" meant: kubectl annotate dapp {app.name} {names.ANNOTATION_ACCEPT_DATABASE}={found}",
+    )
+
+
+def deployment(body: Mapping[str, Any]) -> Deployment:
+    meta, spec, status = body["metadata"], body["spec"], body.get("status") or {}
+    fresh = status.get("observedGeneration", 0) >= meta["generation"]
+    updated, ready = status.get("updatedReplicas", 0), status.get("readyReplicas", 0)
+    # Old and new pods together count as ready in Kubernetes; unavailable ones tell them apart.
+    settled = fresh and status.get("replicas", 0) == updated
+    return Deployment(
+        name=meta["name"],
+        version=_version(meta),
+        replicas=spec.get("replicas", 1),
+        ready=min(updated, ready) if settled else 0,
+        available=ready,
+        present=status.get("replicas", 0),
+        created_at=moment(meta.get("creationTimestamp")),
+        applied=(meta.get("annotations") or {}).get(names.ANNOTATION_APPLIED),
+        failure=_deployment_failure(status),
+    )
+
+
+def _deployment_failure(status: Mapping[str, Any]) -> str | None:
+    for condition in status.get("conditions") or ():
+        kind, value = condition["type"], condition["status"]
+        if (kind, value) in (("ReplicaFailure", "True"), ("Progressing", "False")):
+            return f"{condition.get('reason')}: {condition.get('message')}"
+    return None
+
+
+def _job(body: Mapping[str, Any]) -> Job:
+    meta = body["metadata"]
+    state, failure, ended = JobState.RUNNING, None, None
+    for condition in (body.get("status") or {}).get("conditions") or ():
+        if condition["status"] == "True" and condition["type"] in ("Complete", "Failed"):
+            state = JobState(condition["type"])
+            failure = f"{condition.get('reason')}: {condition.get('message')}"
+            ended = moment(condition.get("lastTransitionTime"))
+    return Job(
+        name=meta["name"],
+        version=_version(meta),
+        state=state,
+        created_at=moment(meta.get("creationTimestamp")),
+        finished_at=ended,
+        failure=failure,
+    )
+
+
+def _revision(body: Mapping[str, Any]) -> Revision:
+    return Revision(
+        name=body["metadata"]["name"],
+        version=_version(body["metadata"]),
+        number=body["revision"],
+        template=body["data"]["template"],
+    )
+
+
+def _version(meta: Mapping[str, Any]) -> str:
+    annotations, labels = meta.get("annotations") or {}, meta.get("labels") or {}
+    found: str = annotations.get(names.ANNOTATION_VERSION) or labels.get(names.LABEL_VERSION, "")
+    return found

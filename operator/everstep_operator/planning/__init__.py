@@ -1,0 +1,1 @@
+"""Decisions: (DurableApp, Observed, now) -> Plan. Pure; the clock is an argument."""

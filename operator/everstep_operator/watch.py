@@ -1,0 +1,71 @@
+"""Watching: every kopf decorator of the operator. Events wake the loop; they decide nothing.
+
+Only `on.event` is used: no finalizers, no annotations, no daemons. What an event says is read
+again from the API when its object's turn comes, so a lost or doubled event changes nothing.
+"""
+
+from typing import Any
+
+import kopf
+
+from everstep_operator import names
+from everstep_operator.reconcile import Reconciler
+from everstep_operator.settings import Settings
+
+_OWNED = (("apps", "v1", "deployments"), ("batch", "v1", "jobs"), ("", "v1", "pods"))
+
+
+def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
+    """The handlers of one operator, bound to its loop."""
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=handlers)
+    def login(**kwargs: Any) -> Any:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    @kopf.on.event(names.GROUP, names.API_VERSION, names.PLURAL, registry=handlers)
+    async def app_changed(event: Any, meta: Any, **_: Any) -> None:
+        key = f"{meta['namespace']}/{meta['name']}"
+        if event["type"] == "DELETED":
+            reconciler.freshness.forget(key)
+        else:
+            reconciler.freshness.seen(key, meta["resourceVersion"])
+        reconciler.wake(meta["namespace"], meta["name"])
+
+    for group, version, plural in _OWNED:
+
+        @kopf.on.event(
+            group,
+            version,
+            plural,
+            registry=handlers,
+            id=f"{plural}_changed",
+            labels={names.LABEL_APP: kopf.PRESENT},
+        )
+        async def owned_changed(meta: Any, **_: Any) -> None:
+            reconciler.wake(meta["namespace"], meta["labels"][names.LABEL_APP])
+
+    return handlers
+
+
+def configuration(settings: Settings) -> kopf.OperatorSettings:
+    """kopf as a watcher and nothing else."""
+    config = kopf.OperatorSettings()
+    config.posting.enabled = False
+    config.peering.standalone = True
+    # Without permission to list namespaces and CRDs: namespaces are given by name.
+    config.scanning.disabled = bool(settings.namespaces)
+    for _, _, plural in _OWNED:
+        config.watching.label_selectors[plural] = names.LABEL_APP
+    return config
+
+
+async def watch(reconciler: Reconciler, settings: Settings) -> None:
+    """Until a signal or cancellation."""
+    await kopf.operator(
+        registry=registry(reconciler),
+        settings=configuration(settings),
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+    )
