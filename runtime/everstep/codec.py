@@ -32,7 +32,9 @@ class Payload(Generic[T]):
         self.place = place
         self._plain = annotation in (Any, inspect.Parameter.empty)
         try:
-            self._decoder = msgspec.json.Decoder(Any if self._plain else annotation, dec_hook=_from_json)
+            self._decoder = msgspec.json.Decoder(
+                Any if self._plain else annotation, dec_hook=_from_json
+            )
         except (TypeError, NotImplementedError) as error:
             raise UsageError(
                 f"{place}: {annotation!r} is not a type that a payload can be rebuilt from ({error}). "
@@ -88,7 +90,9 @@ class Arguments:
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any], limit: int) -> bytes:
         """Bytes of a call's arguments. Raises PayloadError, or UsageError if the call does not fit."""
         if len(args) > len(self._positional):
-            raise UsageError(f"{self.place}: takes {len(self._positional)} positional arguments, got {len(args)}")
+            raise UsageError(
+                f"{self.place}: takes {len(self._positional)} positional arguments, got {len(args)}"
+            )
         given = dict(zip(self._positional, args, strict=False))
         if twice := given.keys() & kwargs.keys():
             raise UsageError(f"{self.place}: got {', '.join(sorted(twice))} twice")
@@ -97,8 +101,13 @@ class Arguments:
         except TypeError as error:
             raise UsageError(f"{self.place}: {error}") from None
         body, decoded = self._payload.round_trip(value, limit)
-        if decoded != value and not _same_json(msgspec.to_builtins(value, enc_hook=_to_json), msgspec.to_builtins(decoded, enc_hook=_to_json)):
-            raise PayloadError(f"{self.place}: {_brief(value)} would come back as {_brief(decoded)}. Annotate its parameters.")
+        if decoded != value and not _same_json(
+            msgspec.to_builtins(value, enc_hook=_to_json),
+            msgspec.to_builtins(decoded, enc_hook=_to_json),
+        ):
+            raise PayloadError(
+                f"{self.place}: {_brief(value)} would come back as {_brief(decoded)}. Annotate its parameters."
+            )
         return body
 
     def decode(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
@@ -154,7 +163,9 @@ def _encode(value: Any, place: str, limit: int) -> bytes:
             f"Store large values elsewhere and pass a reference, or raise max_payload on the App."
         )
     if b"null" in body and _has_non_finite(value):
-        raise PayloadError(f"{place}: {_brief(value)} holds NaN or infinity, which JSON cannot express")
+        raise PayloadError(
+            f"{place}: {_brief(value)} holds NaN or infinity, which JSON cannot express"
+        )
     return body
 
 
@@ -195,7 +206,9 @@ def _same_json(value: Any, decoded: Any) -> bool:
     if type(value) is not type(decoded):
         return False
     if isinstance(value, dict):
-        return value.keys() == decoded.keys() and all(_same_json(value[k], decoded[k]) for k in value)
+        return value.keys() == decoded.keys() and all(
+            _same_json(value[k], decoded[k]) for k in value
+        )
     if isinstance(value, list):
         return len(value) == len(decoded) and all(map(_same_json, value, decoded))
     return bool(value == decoded)

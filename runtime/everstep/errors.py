@@ -100,7 +100,9 @@ class RecordedError(EverstepError):
         super().__init__(message)
         self.failure = failure
         if failure.cause is not None:
-            self.__cause__ = RecordedError(f"{failure.cause.type}: {failure.cause.message}", failure.cause)
+            self.__cause__ = RecordedError(
+                f"{failure.cause.type}: {failure.cause.message}", failure.cause
+            )
 
 
 class StepError(RecordedError):
@@ -131,7 +133,9 @@ class WorkflowDeadError(RecordedError):
     """Raised by `handle.result()` when the workflow crashed its workers too often (dead letter)."""
 
     def __init__(self, workflow_id: str, name: str, failure: Failure) -> None:
-        super().__init__(f"workflow {workflow_id!r} ({name}) was given up: {failure.message}", failure)
+        super().__init__(
+            f"workflow {workflow_id!r} ({name}) was given up: {failure.message}", failure
+        )
         self.workflow_id = workflow_id
 
 
@@ -182,7 +186,9 @@ class Cancelled(ControlSignal):
 
 
 def _qualified_name(cls: type) -> str:
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return (
+        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    )
 
 
 def _clip(text: str, limit: int) -> str:

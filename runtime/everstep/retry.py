@@ -25,7 +25,9 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
-            raise ValueError(f"max_attempts counts the first one too: at least 1, not {self.max_attempts}")
+            raise ValueError(
+                f"max_attempts counts the first one too: at least 1, not {self.max_attempts}"
+            )
         if self.backoff < 1 or not 0 <= self.jitter <= 1 or self.interval < timedelta(0):
             raise ValueError("backoff is at least 1, jitter between 0 and 1, interval not negative")
 

@@ -86,11 +86,12 @@ m AS (
     SELECT 3, queue, name, status, everstep.bucket(seconds), count(*), sum(seconds) FROM w
      GROUP BY queue, name, status, everstep.bucket(seconds))
 SELECT everstep.clock() AS at,
-       ARRAY(SELECT f.id FROM f WHERE f.cancel) AS cancels,
+       ARRAY(SELECT f.id FROM f WHERE f.cancel AND NOT EXISTS (SELECT FROM x WHERE x.id = f.id)) AS cancels,
        ARRAY(SELECT c.id FROM c WHERE NOT EXISTS (
                  SELECT FROM n WHERE n.workflow_id = c.id AND n.branch = c.branch AND n.seq = c.seq)
              UNION SELECT d.id FROM d WHERE NOT EXISTS (SELECT FROM w WHERE w.id = d.id)
-             UNION SELECT p.id FROM p WHERE NOT EXISTS (SELECT FROM y WHERE y.id = p.id)) AS leftovers;
+             UNION SELECT p.id FROM p WHERE NOT EXISTS (SELECT FROM y WHERE y.id = p.id)
+                 AND NOT EXISTS (SELECT FROM f WHERE f.id = p.id AND f.epoch = p.epoch AND f.cancel)) AS leftovers;
 
 -- name: verdict
 -- What became of rows the commit did not take: am I still the owner, was it I who finished it (a reply was
@@ -161,3 +162,18 @@ u AS (
     UPDATE everstep.run r SET state = 1, ready_at = everstep.clock(), wake_at = NULL, wait_key = NULL
      WHERE r.id = ANY (ARRAY(SELECT id FROM c)) RETURNING r.id)
 SELECT count(*) AS woken FROM u;
+
+-- name: owned
+-- What this worker owns in the database, to be held against what it really runs.
+SELECT r.id, r.epoch FROM everstep.run r WHERE r.worker_id = %(me)s AND r.state = 2;
+
+-- name: release_strays
+-- Give back runs that this worker owns but does not run (a claim whose reply was lost).
+WITH c AS MATERIALIZED (
+    SELECT r.id FROM everstep.run r WHERE r.id = ANY (%(ids)s::text[]) AND r.worker_id = %(me)s AND r.state = 2
+     ORDER BY r.id FOR UPDATE),
+u AS (
+    UPDATE everstep.run r SET state = 1, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
+           ready_at = everstep.clock()
+     WHERE r.id = ANY (ARRAY(SELECT id FROM c)) RETURNING r.id)
+SELECT count(*) AS released FROM u;

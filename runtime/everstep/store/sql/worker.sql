@@ -5,7 +5,8 @@ WITH v AS (
     INSERT INTO everstep.version (version, created_at) VALUES (%(version)s, everstep.clock())
     ON CONFLICT DO NOTHING)
 INSERT INTO everstep.worker (id, pod, version, state, slots, started_at, lease_until)
-VALUES (%(me)s, %(pod)s, %(version)s, 1, %(slots)s, everstep.clock(), everstep.clock() + make_interval(secs => %(ttl)s));
+VALUES (%(me)s, %(pod)s, %(version)s, 1, %(slots)s, everstep.clock(), everstep.clock() + make_interval(secs => %(ttl)s))
+RETURNING everstep.clock() AS at;
 
 -- name: declare_queues
 INSERT INTO everstep.queue (name, created_at)
@@ -23,7 +24,8 @@ SELECT current, ramping, percent, revision FROM everstep.routing;
 -- Renew my lease; learn what to cancel, and how everybody else's leases stand. No row: I was declared dead.
 UPDATE everstep.worker k SET lease_until = everstep.clock() + make_interval(secs => %(ttl)s)
  WHERE k.id = %(me)s AND k.state < 3
-RETURNING ARRAY(SELECT r.id FROM everstep.run r WHERE r.worker_id = %(me)s AND r.state = 2 AND r.cancel) AS cancels;
+RETURNING everstep.clock() AS at,
+          ARRAY(SELECT r.id FROM everstep.run r WHERE r.worker_id = %(me)s AND r.state = 2 AND r.cancel) AS cancels;
 
 -- name: leases
 SELECT id, lease_until, lease_until < everstep.clock() AS expired FROM everstep.worker WHERE state < 3;

@@ -1,0 +1,62 @@
+"""Durable workflows that need nothing but Postgres."""
+
+from everstep.app import App
+from everstep.client import Client
+from everstep.context import StepContext, step_context, workflow_id
+from everstep.definitions import PlainStep, Step, Workflow
+from everstep.durable import run, sleep
+from everstep.engine.worker import Worker
+from everstep.errors import (
+    DatabaseUnreachableError,
+    EverstepError,
+    NonDeterminismError,
+    PayloadError,
+    SchemaError,
+    StepError,
+    UnknownWorkflowError,
+    UsageError,
+    WorkflowCancelledError,
+    WorkflowConflictError,
+    WorkflowDeadError,
+    WorkflowError,
+)
+from everstep.handle import Handle
+from everstep.retry import Retry
+from everstep.settings import Settings
+from everstep.store.models import Status, StepInfo, WorkflowInfo
+from everstep.store.workflows import Filter
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "App",
+    "Client",
+    "DatabaseUnreachableError",
+    "EverstepError",
+    "Filter",
+    "Handle",
+    "NonDeterminismError",
+    "PayloadError",
+    "PlainStep",
+    "Retry",
+    "SchemaError",
+    "Settings",
+    "Status",
+    "Step",
+    "StepContext",
+    "StepError",
+    "StepInfo",
+    "UnknownWorkflowError",
+    "UsageError",
+    "Worker",
+    "Workflow",
+    "WorkflowCancelledError",
+    "WorkflowConflictError",
+    "WorkflowDeadError",
+    "WorkflowError",
+    "WorkflowInfo",
+    "run",
+    "sleep",
+    "step_context",
+    "workflow_id",
+]

@@ -1,0 +1,148 @@
+"""An App: the workflows and steps of one application, registered by name. It has no connection and no state."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
+
+from everstep.definitions import DEFAULT_QUEUE, PlainStep, Step, Workflow
+from everstep.errors import UnknownWorkflowError, UsageError
+from everstep.retry import Retry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Async = Callable[P, Coroutine[Any, Any, R]]
+
+MAX_PAYLOAD = 1_048_576
+"""Default limit of one payload in bytes."""
+
+
+class _StepDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> PlainStep[P, R]: ...
+
+
+class _WorkflowDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+
+
+class App:
+    """Workflows and steps by name. Several apps in one process do not know of each other.
+
+    `name` appears in logs and metrics. `max_payload` is the limit of one input, result or step result in
+    bytes, at most 64 MiB.
+    """
+
+    def __init__(self, name: str, *, max_payload: int = MAX_PAYLOAD) -> None:
+        if not name or not name.isprintable():
+            raise UsageError("an App has a printable, non-empty name")
+        if not 0 < max_payload <= 64 * 1_048_576:
+            raise UsageError(
+                f"max_payload is between 1 and {64 * 1_048_576} bytes, not {max_payload}"
+            )
+        self.name = name
+        self.max_payload = max_payload
+        self.workflows: dict[str, Workflow[Any, Any]] = {}
+        self._steps: dict[str, Any] = {}
+
+    @overload
+    def workflow(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def workflow(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+    @overload
+    def workflow(
+        self, /, *, name: str | None = None, queue: str = DEFAULT_QUEUE
+    ) -> _WorkflowDecorator: ...
+    def workflow(
+        self, function: Any = None, /, *, name: str | None = None, queue: str = DEFAULT_QUEUE
+    ) -> Any:
+        """Register a workflow function. `name` defaults to the function's qualified name."""
+
+        def register(function: Callable[..., Any]) -> Workflow[Any, Any]:
+            chosen = _checked_name(name or function.__qualname__, "workflow")
+            made: Workflow[Any, Any] = Workflow(
+                function, name=chosen, queue=_checked_name(queue, "queue")
+            )
+            if chosen in self.workflows and self.workflows[chosen].function is not function:
+                raise UsageError(
+                    f"app {self.name} has a workflow named {chosen} already: give one a name="
+                )
+            self.workflows[chosen] = made
+            return made
+
+        return register if function is None else register(function)
+
+    @overload
+    def step(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    @overload
+    def step(self, function: Callable[P, R], /) -> PlainStep[P, R]: ...
+    @overload
+    def step(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta | None = None,
+    ) -> _StepDecorator: ...
+    def step(
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta | None = None,
+    ) -> Any:
+        """Register a step. Without `retry` it is tried once; `timeout` limits each attempt of an async step."""
+
+        def register(function: Callable[..., Any]) -> Any:
+            chosen = _checked_name(name or function.__qualname__, "step")
+            if chosen in self._steps and self._steps[chosen].function is not function:
+                raise UsageError(
+                    f"app {self.name} has a step named {chosen} already: give one a name="
+                )
+            kind = Step if inspect.iscoroutinefunction(function) else PlainStep
+            if timeout is not None and kind is PlainStep:
+                raise UsageError(
+                    f"step {chosen}: a plain function cannot be stopped, so it takes no timeout=; write it "
+                    f"as `async def`, or give the call inside it a timeout"
+                )
+            self._steps[chosen] = kind(function, name=chosen, retry=retry, timeout=timeout)
+            return self._steps[chosen]
+
+        return register if function is None else register(function)
+
+    def workflow_named(self, name: str) -> Workflow[Any, Any]:
+        """The workflow function of this name. Raises UnknownWorkflowError that lists those there are."""
+        try:
+            return self.workflows[name]
+        except KeyError:
+            known = ", ".join(sorted(self.workflows)) or "none"
+            raise UnknownWorkflowError(
+                f"app {self.name} has no workflow named {name!r}; it has: {known}"
+            ) from None
+
+    def check(self) -> None:
+        """Resolve every annotation now, so that a mistake shows at start and not at the first call."""
+        for workflow in self.workflows.values():
+            _ = workflow.arguments, workflow.result
+        for step in self._steps.values():
+            _ = step.result
+
+    def queues(self) -> list[str]:
+        """The queues its workflows go to by default."""
+        return sorted({DEFAULT_QUEUE, *(w.queue for w in self.workflows.values())})
+
+
+def _checked_name(name: str, what: str) -> str:
+    if not name or len(name.encode()) > 200 or not name.isprintable():
+        raise UsageError(f"a {what} has a printable name of 1 to 200 bytes, not {name!r}")
+    return name

@@ -1,0 +1,192 @@
+"""What a running workflow knows of itself: its log, its branches, and where it stands with the fence.
+
+A position in a workflow is (branch, seq). A step takes the next seq of the branch in which it is *called*;
+a task that the workflow creates is a branch of its own, numbered in the order of creation, so positions do
+not depend on how the event loop interleaves tasks. Tasks made inside a step are not numbered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from contextvars import Context, ContextVar, copy_context
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from everstep.errors import ControlSignal, NonDeterminismError, UsageError
+from everstep.store.models import Checkpoint, CheckpointKind
+
+
+class Recorder(Protocol):
+    """Takes checkpoints and parks into the next group commit; the future resolves to the database's time."""
+
+    def checkpoint(self, execution: Execution, row: Checkpoint) -> asyncio.Future[datetime]: ...
+    def park(
+        self, execution: Execution, wake_at: datetime | None, key: str
+    ) -> asyncio.Future[datetime]: ...
+    @property
+    def clock(self) -> Clock: ...
+
+
+class Clock(Protocol):
+    """The database's time."""
+
+    def until(self, when: datetime) -> float: ...
+
+
+@dataclass(eq=False, slots=True)
+class Execution:
+    """One workflow under way on this worker, from its claim to its end, park or fence."""
+
+    id: str
+    name: str
+    epoch: int
+    loop: asyncio.AbstractEventLoop
+    recorder: Recorder
+    max_payload: int
+    log: dict[tuple[str, int], Checkpoint] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+    plain: bool = False
+    signal: ControlSignal | None = None
+    broken: Exception | None = None
+    pending: asyncio.Future[datetime] | None = None
+    steps_running: int = 0
+    moves: int = 0
+    branches: int = 0
+    waits: dict[tuple[str, int], datetime] = field(default_factory=dict)
+
+    def recorded(
+        self, position: tuple[str, int], kind: CheckpointKind, name: str
+    ) -> Checkpoint | None:
+        """The checkpoint at a position, if there is one. Raises NonDeterminismError if it is another step's."""
+        row = self.log.get(position)
+        if row is not None and (row.kind != kind or row.name != name):
+            where = str(position[1]) if not position[0] else f"{position[0]}:{position[1]}"
+            expected = f"{CheckpointKind(row.kind).name.lower()} {row.name}"
+            raise NonDeterminismError(self.id, where, expected, f"{kind.name.lower()} {name}")
+        return row
+
+    def record(self, row: Checkpoint) -> asyncio.Future[datetime]:
+        """Hand a checkpoint to the next group commit. Called on the event loop."""
+        self.log[row.branch, row.seq] = row
+        self.pending = self.recorder.checkpoint(self, row)
+        return self.pending
+
+    async def settle(self) -> None:
+        """Wait until everything recorded so far is durable, and raise if this worker may not go on."""
+        pending = self.pending
+        if pending is not None and not pending.done():
+            await asyncio.shield(pending)
+        self.check()
+
+    def check(self) -> None:
+        """Raise what was decided about this execution from outside, if anything was."""
+        if self.signal is not None:
+            raise self.signal
+        if self.broken is not None:
+            broken, self.broken = self.broken, None
+            raise broken
+
+    def interrupt(self, signal: ControlSignal) -> None:
+        """Stop the workflow's coroutine at its next await, and every later step. Called on the event loop."""
+        if self.signal is None:
+            self.signal = signal
+            if self.task is not None and not self.plain:
+                self.task.cancel()
+
+
+@dataclass(eq=False, slots=True)
+class Branch:
+    """One task of a workflow: hands out positions and numbers the tasks made in it."""
+
+    execution: Execution
+    path: str = ""
+    seq: int = 0
+    children: int = 0
+
+    def next_position(self) -> tuple[str, int]:
+        self.seq += 1
+        self.execution.moves += 1
+        return self.path, self.seq
+
+    def child(self) -> Branch:
+        self.children += 1
+        self.execution.moves += 1
+        self.execution.branches += 1
+        path = f"{self.path}.{self.children}" if self.path else str(self.children)
+        return Branch(self.execution, path)
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """What a step's code may know: for idempotency keys at outside services, and for logs."""
+
+    workflow_id: str
+    branch: str
+    seq: int
+    name: str
+    attempt: int
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt and every replay of this step, and of no other step."""
+        position = f"{self.branch}:{self.seq}" if self.branch else str(self.seq)
+        return f"{self.workflow_id}:{position}"
+
+
+current_branch: ContextVar[Branch | None] = ContextVar("everstep_branch", default=None)
+current_step: ContextVar[StepContext | None] = ContextVar("everstep_step", default=None)
+
+
+def branch_here(what: str) -> Branch:
+    """The branch this code runs in. Raises UsageError outside of a workflow."""
+    branch = current_branch.get()
+    if branch is None:
+        inside = "a step" if current_step.get() is not None else "no workflow"
+        raise UsageError(f"{what} works inside a workflow function; this code runs in {inside}")
+    return branch
+
+
+def workflow_id() -> str:
+    """The id of the workflow this code runs in, also inside its steps. Raises UsageError elsewhere."""
+    step = current_step.get()
+    return step.workflow_id if step is not None else branch_here("workflow_id()").execution.id
+
+
+def step_context() -> StepContext:
+    """What the running step knows of itself. Raises UsageError outside of a step."""
+    step = current_step.get()
+    if step is None:
+        raise UsageError("step_context() works inside a step")
+    return step
+
+
+def numbering_task_factory(
+    loop: asyncio.AbstractEventLoop,
+    coro: Coroutine[Any, Any, Any],
+    *,
+    context: Context | None = None,
+    **options: Any,
+) -> asyncio.Task[Any]:
+    """The worker loop's task factory: a task made by a workflow becomes a branch."""
+    branch = current_branch.get()
+    if branch is None:
+        return asyncio.Task(coro, loop=loop, context=context, **options)
+    inner = context if context is not None else copy_context()
+    inner.run(current_branch.set, branch.child())
+    return asyncio.Task(coro, loop=loop, context=inner, **options)
+
+
+def outside_workflow(function: Callable[[], Any]) -> Any:
+    """Call the engine's own code so that tasks it makes are nobody's branch."""
+    token = current_branch.set(None)
+    try:
+        return function()
+    finally:
+        current_branch.reset(token)
+
+
+def log_of(rows: Iterable[Checkpoint]) -> dict[tuple[str, int], Checkpoint]:
+    """A workflow's checkpoints by position."""
+    return {(row.branch, row.seq): row for row in rows}

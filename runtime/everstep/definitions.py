@@ -1,0 +1,135 @@
+"""What the decorators of an App return: workflow functions and steps, callable and typed as written."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from everstep.codec import Arguments, Payload, result_payload
+from everstep.context import Branch, current_branch
+from everstep.errors import UsageError
+from everstep.flows import perform, perform_in_thread, step_flow
+from everstep.retry import NO_RETRY, Retry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_QUEUE = "default"
+
+
+class Workflow(Generic[P, R]):
+    """A workflow function, registered by name. Started by a Client; never called directly.
+
+    `P` are its parameters and `R` its result: `client.start(workflow, …)` is checked against them.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, name: str, queue: str) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = name
+        self.queue = queue
+        self.is_async = inspect.iscoroutinefunction(function)
+
+    @functools.cached_property
+    def arguments(self) -> Arguments:
+        return Arguments(self.function, f"workflow {self.name}")
+
+    @functools.cached_property
+    def result(self) -> Payload[R]:
+        return result_payload(self.function, f"result of workflow {self.name}")
+
+    def signature(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """For type checkers only: what the workflow takes and gives, whatever its colour."""
+        raise UsageError("signature() is for type checkers")
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        raise UsageError(
+            f"{self.name} is a workflow: start it with `await client.start({self.__name__}, …)`, "  # type: ignore[attr-defined]
+            f"or call its plain function as {self.__name__}.function(…) in a unit test"  # type: ignore[attr-defined]
+        )
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name} on queue {self.queue}>"
+
+
+class _Step(Generic[P, R]):
+    """What steps of both colours share."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str,
+        retry: Retry | None,
+        timeout: timedelta | None,
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = name
+        self.retry = retry or NO_RETRY
+        self.timeout = None if timeout is None else timeout.total_seconds()
+
+    @functools.cached_property
+    def result(self) -> Payload[R]:
+        return result_payload(self.function, f"result of step {self.name}")
+
+    def _flow(self, branch: Branch) -> Any:
+        return step_flow(
+            branch.execution, branch.next_position(), self.name, self.result, self.retry
+        )
+
+    def __repr__(self) -> str:
+        return f"<step {self.name}>"
+
+
+class Step(_Step[P, R]):
+    """A step written as `async def`. Called in a workflow its outcome is recorded; elsewhere it just runs."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        branch = current_branch.get()
+        if branch is None:
+            return self.function(*args, **kwargs)  # type: ignore[no-any-return]
+        if branch.execution.plain:
+            raise UsageError(
+                f"{self.name} is an async step and this workflow is a plain function: write the step as a "
+                f"plain function, or the workflow as `async def`"
+            )
+        # The position is taken here, where the step is called, and not when it is first awaited.
+        return perform(self._flow(branch), branch.execution, lambda: self._call(args, kwargs))
+
+    async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.timeout is None:
+            return await self.function(*args, **kwargs)
+        async with asyncio.timeout(self.timeout):
+            return await self.function(*args, **kwargs)
+
+
+class PlainStep(_Step[P, R]):
+    """A step written as `def`. In a plain workflow it is called; in an async one it goes through `run`."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        branch = current_branch.get()
+        if branch is None:
+            return self.function(*args, **kwargs)  # type: ignore[no-any-return]
+        if not branch.execution.plain:
+            raise UsageError(
+                f"{self.name} is a plain function and would block this async workflow: call it as "
+                f"`await everstep.run({self.__name__}, …)`, which runs it in a thread"  # type: ignore[attr-defined]
+            )
+        call = functools.partial(self.function, *args, **kwargs)
+        return perform_in_thread(self._flow(branch), branch.execution, call)  # type: ignore[no-any-return]
+
+    def in_thread(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """The step as a coroutine, its function in a thread; what `everstep.run` calls."""
+        branch = current_branch.get()
+        if branch is None or branch.execution.plain:
+            raise UsageError(f"everstep.run({self.name}, …) works inside an async workflow")
+        return perform(
+            self._flow(branch),
+            branch.execution,
+            lambda: asyncio.to_thread(self.function, *args, **kwargs),
+        )

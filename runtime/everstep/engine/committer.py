@@ -1,0 +1,259 @@
+"""Group commit: the only writer of checkpoints, completions and parks (docs/internals/group-commit.md).
+
+One batch is in flight; whatever arrives meanwhile goes into the next. There is no timer: an idle worker
+commits at once, a busy one commits more at a time. All rows of a batch share one future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from everstep.context import Execution
+from everstep.errors import Cancelled, Fenced, Parked, PayloadError
+from everstep.store.connection import Link, RowRejected
+from everstep.store.models import Checkpoint, CommitBatch, Committed, Ending, Verdict
+from everstep.store.runs import Runs
+
+log = logging.getLogger("everstep")
+
+MAX_ROWS = 300
+MAX_BYTES = 1_048_576
+
+
+class DatabaseClock:
+    """The database's time, as last seen, carried on by this process's monotonic clock.
+
+    Never ahead of the database: what it saw was already past when the reply came.
+    """
+
+    def __init__(self) -> None:
+        self._seen: tuple[datetime, float] | None = None
+
+    def observe(self, at: datetime) -> None:
+        self._seen = (at, time.monotonic())
+
+    def until(self, when: datetime) -> float:
+        """Seconds from now until `when`; not positive once it has passed."""
+        if self._seen is None:
+            raise AssertionError("the database's time is observed when a worker registers")
+        at, mark = self._seen
+        return (when - at - timedelta(seconds=time.monotonic() - mark)).total_seconds()
+
+
+@dataclass(eq=False, slots=True)
+class Group:
+    """One batch, the executions it speaks of, and the future that resolves when it is durable."""
+
+    done: asyncio.Future[datetime]
+    rows: CommitBatch = field(default_factory=CommitBatch)
+    size: int = 0
+    executions: dict[str, Execution] = field(default_factory=dict)
+
+
+class Committer:
+    """Collects rows into groups and commits them, one group at a time, for as long as the lease holds."""
+
+    def __init__(
+        self, link: Link, runs: Runs, clock: DatabaseClock, observe: Callable[[int, float], None]
+    ) -> None:
+        self._link = link
+        self._runs = runs
+        self.clock = clock
+        self._observe = observe
+        self._groups: deque[Group] = deque()
+        self._flying: Group | None = None
+        self._arrived = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.closed = False
+
+    def checkpoint(self, execution: Execution, row: Checkpoint) -> asyncio.Future[datetime]:
+        """Add a checkpoint to the next commit."""
+        group = self._collecting(execution, len(row.output or b"") + len(row.error or b"") + 100)
+        rows = group.rows
+        rows.c_id.append(execution.id)
+        rows.c_epoch.append(execution.epoch)
+        rows.c_branch.append(row.branch)
+        rows.c_seq.append(row.seq)
+        rows.c_kind.append(row.kind)
+        rows.c_name.append(row.name)
+        rows.c_attempts.append(row.attempts)
+        rows.c_codec.append(row.codec)
+        rows.c_output.append(row.output)
+        rows.c_error.append(row.error)
+        rows.c_seconds.append(row.seconds)
+        return group.done
+
+    def finish(
+        self, execution: Execution, ending: Ending, output: bytes | None, error: bytes | None
+    ) -> asyncio.Future[datetime]:
+        """Add a completion to the next commit."""
+        group = self._collecting(execution, len(output or b"") + len(error or b"") + 100)
+        rows = group.rows
+        rows.d_id.append(execution.id)
+        rows.d_epoch.append(execution.epoch)
+        rows.d_status.append(ending)
+        rows.d_output.append(output)
+        rows.d_error.append(error)
+        return group.done
+
+    def park(
+        self, execution: Execution, wake_at: datetime | None, key: str
+    ) -> asyncio.Future[datetime]:
+        """Add a park to the next commit: the workflow leaves this worker until it wakes."""
+        group = self._collecting(execution, 100)
+        rows = group.rows
+        rows.p_id.append(execution.id)
+        rows.p_epoch.append(execution.epoch)
+        rows.p_wake_at.append(wake_at)
+        rows.p_key.append(key)
+        return group.done
+
+    async def run(self) -> None:
+        """Commit groups for ever."""
+        while True:
+            await self._arrived.wait()
+            while self._groups:
+                self._flying = self._groups.popleft()
+                await self._flush(self._flying)
+                self._flying = None
+            self._arrived.clear()
+
+    async def drained(self) -> None:
+        """Wait until everything added so far is durable."""
+        last = self._groups[-1] if self._groups else self._flying
+        if last is not None and not last.done.done():
+            await asyncio.shield(last.done)
+
+    def close(self) -> None:
+        """The lease is gone: nothing more is written, and whoever waits is fenced."""
+        self.closed = True
+        for group in [*([self._flying] if self._flying else []), *self._groups]:
+            _fence_all(group)
+        self._groups.clear()
+
+    def _collecting(self, execution: Execution, size: int) -> Group:
+        if self.closed:
+            execution.interrupt(Fenced())
+            raise Fenced
+        group = self._groups[-1] if self._groups else None
+        if group is None or len(group.rows) >= MAX_ROWS or group.size + size > MAX_BYTES:
+            group = Group(self._loop.create_future())
+            self._groups.append(group)
+            self._arrived.set()
+        group.size += size
+        group.executions[execution.id] = execution
+        return group
+
+    async def _flush(self, group: Group) -> None:
+        began = time.perf_counter()
+        at = await self._write(group, group.rows)
+        self._observe(len(group.rows), time.perf_counter() - began)
+        if not group.done.done():
+            group.done.set_result(at)
+
+    async def _write(self, group: Group, rows: CommitBatch, *, waiting: bool = False) -> datetime:
+        """Commit rows, whatever it takes: repeated through faults, halved around a row that is refused."""
+        try:
+            reply = await self._repeat(rows, waiting=waiting)
+        except RowRejected as error:
+            return await self._bisect(group, rows, str(error))
+        self.clock.observe(reply.at)
+        for id_ in reply.cancels:
+            group.executions[id_].interrupt(Cancelled())
+        if reply.leftovers:
+            await self._settle_leftovers(group, _only(rows, set(reply.leftovers)), waiting=waiting)
+        for id_ in rows.p_id:
+            group.executions[id_].interrupt(Parked())
+        return reply.at
+
+    async def _repeat(self, rows: CommitBatch, *, waiting: bool) -> Committed:
+        # Sending the same rows again after an unknown outcome is harmless: the verdict finds them mine.
+        return await self._link.retry(
+            lambda connection: self._runs.commit(connection, rows, waiting=waiting),
+            give_up=lambda: self.closed,
+        )
+
+    async def _settle_leftovers(self, group: Group, rows: CommitBatch, *, waiting: bool) -> None:
+        verdicts = await self._link.retry(
+            lambda connection: self._runs.verdicts(connection, _owned(rows)),
+            give_up=lambda: self.closed,
+        )
+        again: set[str] = set()
+        for id_, verdict in verdicts.items():
+            if verdict.owner and not _all_mine(rows, verdict):
+                again.add(id_)
+            elif not verdict.owner and not verdict.finished:
+                group.executions[id_].interrupt(Fenced())
+        if not again:
+            return
+        if waiting:
+            raise AssertionError(
+                f"rows of {sorted(again)} are refused although this worker owns them"
+            )
+        # Somebody (a sender, a transaction) had the run locked: wait for them, apart from the others.
+        await self._write(group, _only(rows, again), waiting=True)
+
+    async def _bisect(self, group: Group, rows: CommitBatch, reason: str) -> datetime:
+        """The database refuses a row: commit the halves, down to the workflow whose row it is."""
+        ids = sorted(rows.ids())
+        if len(ids) == 1:
+            self._refuse(group.executions[ids[0]], rows, reason)
+            return datetime.min
+        half = set(ids[: len(ids) // 2])
+        first = await self._write(group, _only(rows, half))
+        second = await self._write(group, _only(rows, set(ids) - half))
+        return max(first, second)
+
+    def _refuse(self, execution: Execution, rows: CommitBatch, reason: str) -> None:
+        log.error("workflow %s: the database refuses its row: %s", execution.id, reason)
+        for branch, seq in zip(rows.c_branch, rows.c_seq, strict=True):
+            execution.log.pop((branch, seq), None)
+        execution.broken = PayloadError(
+            f"the database refuses what workflow {execution.id} records: {reason}"
+        )
+
+
+def _fence_all(group: Group) -> None:
+    for execution in group.executions.values():
+        execution.interrupt(Fenced())
+    if not group.done.done():
+        group.done.set_result(datetime.min)
+
+
+def _owned(rows: CommitBatch) -> list[tuple[str, int]]:
+    pairs = {
+        **dict(zip(rows.c_id, rows.c_epoch, strict=True)),
+        **dict(zip(rows.d_id, rows.d_epoch, strict=True)),
+        **dict(zip(rows.p_id, rows.p_epoch, strict=True)),
+    }
+    return list(pairs.items())
+
+
+def _all_mine(rows: CommitBatch, verdict: Verdict) -> bool:
+    """Whether every row of this workflow is there already, written by me: a lost reply, repeated."""
+    if verdict.id in rows.d_id or verdict.id in rows.p_id:
+        return False
+    positions = {
+        (branch, seq)
+        for id_, branch, seq in zip(rows.c_id, rows.c_branch, rows.c_seq, strict=True)
+        if id_ == verdict.id
+    }
+    return positions <= verdict.mine
+
+
+def _only(rows: CommitBatch, ids: set[str]) -> CommitBatch:
+    """The rows of some workflows."""
+    part = CommitBatch()
+    for prefix in ("c_", "d_", "p_"):
+        keep = [i for i, id_ in enumerate(getattr(rows, prefix + "id")) if id_ in ids]
+        for name in CommitBatch.__slots__:
+            if name.startswith(prefix):
+                column = getattr(rows, name)
+                setattr(part, name, [column[i] for i in keep])
+    return part

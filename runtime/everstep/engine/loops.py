@@ -1,0 +1,49 @@
+"""The shape every background loop shares: do a round, then wait for a wake-up or the interval."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import Protocol
+
+from everstep.errors import DatabaseUnreachableError
+from everstep.store.connection import Passing
+
+log = logging.getLogger("everstep")
+
+
+class Loop(Protocol):
+    """`run_once` does one round and returns how much it did; `interval` is the pause in seconds when idle."""
+
+    name: str
+    interval: float
+    wake: asyncio.Event
+
+    async def run_once(self) -> int: ...
+
+
+async def run(loop: Loop) -> None:
+    """Rounds for ever: at once while there is work, else after the interval (jittered) or a wake-up.
+
+    A passing fault of the database costs a pause and a log line, never the loop.
+    """
+    faults = 0
+    while True:
+        loop.wake.clear()
+        try:
+            done = await loop.run_once()
+            faults = 0
+        except (Passing, DatabaseUnreachableError) as error:
+            faults += 1
+            done = 0
+            log.warning("%s: database trouble, trying again: %s", loop.name, error)
+        if done:
+            await asyncio.sleep(0)
+            continue
+        pause = loop.interval if not faults else min(0.1 * 2**faults, 10.0)
+        try:
+            async with asyncio.timeout(random.uniform(0.5, 1.0) * pause):  # noqa: S311
+                await loop.wake.wait()
+        except TimeoutError:
+            pass

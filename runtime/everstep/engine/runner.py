@@ -1,0 +1,126 @@
+"""Runs claimed workflows: input in, the function, its ending out. One task each; plain functions in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+from everstep.app import App
+from everstep.context import Branch, Execution, current_branch, log_of
+from everstep.definitions import Workflow
+from everstep.engine.committer import Committer
+from everstep.errors import Cancelled, ControlSignal, Failure, Fenced
+from everstep.store.models import Checkpoint, Claimed, Ending
+
+log = logging.getLogger("everstep")
+
+Ended = Callable[[str, Ending, bytes | None, bytes | None], None]
+
+
+class Runner:
+    """The workflows under way in this process. `freed` is set whenever one has left."""
+
+    def __init__(
+        self, app: App, committer: Committer, threads: ThreadPoolExecutor, ended: Ended
+    ) -> None:
+        self._app = app
+        self._committer = committer
+        self._threads = threads
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self.executions: dict[str, Execution] = {}
+        self.freed = asyncio.Event()
+
+    def start(self, claimed: Claimed, log_rows: Iterable[Checkpoint] = ()) -> Execution:
+        """Begin, or begin again, a workflow this worker has claimed."""
+        workflow = self._app.workflows[claimed.name]
+        execution = Execution(
+            id=claimed.id,
+            name=claimed.name,
+            epoch=claimed.epoch,
+            loop=self._loop,
+            recorder=self._committer,
+            max_payload=self._app.max_payload,
+            log=log_of(log_rows),
+            plain=not workflow.is_async,
+        )
+        self.executions[claimed.id] = execution
+        execution.task = self._loop.create_task(self._run(execution, workflow, claimed.input))
+        execution.task.add_done_callback(partial(self._left, execution))
+        return execution
+
+    def interrupt(self, workflow_id: str, signal: ControlSignal) -> None:
+        """Stop a workflow if it is here."""
+        if execution := self.executions.get(workflow_id):
+            execution.interrupt(signal)
+
+    def fence_all(self) -> None:
+        """The lease is gone: drop everything."""
+        for execution in list(self.executions.values()):
+            execution.interrupt(Fenced())
+
+    async def _run(self, execution: Execution, workflow: Workflow[Any, Any], body: bytes) -> None:
+        try:
+            output = await self._call(execution, workflow, body)
+            ending: tuple[Ending, bytes | None, bytes | None] = (Ending.SUCCEEDED, output, None)
+        except ControlSignal as signal:
+            if not isinstance(signal, Cancelled):
+                return
+            ending = _cancelled()
+        except asyncio.CancelledError:
+            if not isinstance(execution.signal, Cancelled):
+                return
+            ending = _cancelled()
+        except (Exception, SystemExit) as error:
+            ending = (Ending.FAILED, None, Failure.of(error).encode())
+        await self._finish(execution, ending)
+
+    async def _finish(
+        self, execution: Execution, ending: tuple[Ending, bytes | None, bytes | None]
+    ) -> None:
+        """Record the ending. Whoever waits in this process is told once it is durable."""
+        execution.signal = None
+        try:
+            await asyncio.shield(self._committer.finish(execution, *ending))
+            if execution.broken is not None:
+                # The ending itself was refused: say so in its place.
+                ending = (Ending.FAILED, None, Failure.of(execution.broken).encode())
+                execution.broken = None
+                await asyncio.shield(self._committer.finish(execution, *ending))
+        except (ControlSignal, asyncio.CancelledError):
+            return
+        if execution.signal is None or isinstance(execution.signal, Cancelled):
+            self._ended(execution.id, *ending)
+
+    async def _call(self, execution: Execution, workflow: Workflow[Any, Any], body: bytes) -> bytes:
+        args, kwargs = workflow.arguments.decode(body)
+        token = current_branch.set(Branch(execution))
+        try:
+            if workflow.is_async:
+                value = await workflow.function(*args, **kwargs)
+            else:
+                # A thread cannot be cancelled: it meets its signal at its next step.
+                call = partial(copy_context().run, workflow.function, *args, **kwargs)
+                value = await self._loop.run_in_executor(self._threads, call)
+        finally:
+            current_branch.reset(token)
+        execution.check()
+        output, _ = workflow.result.round_trip(value, execution.max_payload)
+        return output
+
+    def _left(self, execution: Execution, task: asyncio.Task[None]) -> None:
+        if self.executions.get(execution.id) is execution:
+            del self.executions[execution.id]
+        self.freed.set()
+        if not task.cancelled() and task.exception() is not None:
+            log.error("workflow %s: the engine failed", execution.id, exc_info=task.exception())
+
+
+def _cancelled() -> tuple[Ending, bytes | None, bytes | None]:
+    failure = Failure("everstep.Cancelled", "the workflow was cancelled")
+    return Ending.CANCELLED, None, failure.encode()

@@ -1,0 +1,143 @@
+"""Sweeps: declare the silent dead, free what they held, wake what is due. Level-triggered, by whoever's turn it is.
+
+Nobody is special: each worker asks for the ticket, and re-derives everything from the tables. A worker is
+declared dead only by one that has seen its lease unchanged for half its length on its own clock, so that a
+jump of the database's clock cannot take the whole fleet down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import datetime
+from uuid import UUID
+
+from everstep.engine.runner import Runner
+from everstep.errors import Failure
+from everstep.store.connection import Connection, Link
+from everstep.store.runs import Runs
+from everstep.store.workers import Lease, Workers
+
+log = logging.getLogger("everstep")
+
+
+class Suspicion:
+    """Leases of other workers, and since when, by this process's clock, each has stood unchanged."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._seen: dict[UUID, tuple[datetime, float]] = {}
+
+    def suspects(self, leases: list[Lease], now: float) -> list[UUID]:
+        """Workers whose lease has run out and has not moved for `patience` seconds."""
+        self._seen = {
+            lease.worker_id: before
+            if (before := self._seen.get(lease.worker_id)) and before[0] == lease.until
+            else (lease.until, now)
+            for lease in leases
+        }
+        return [
+            lease.worker_id
+            for lease in leases
+            if lease.expired and now - self._seen[lease.worker_id][1] >= self._patience
+        ]
+
+
+class Sweeper:
+    """Rescues workflows of dead workers. Looks at the leases each second, sweeps when it has the ticket."""
+
+    name = "sweeper"
+
+    def __init__(
+        self, link: Link, runs: Runs, workers: Workers, *, ttl: float, max_crashes: int
+    ) -> None:
+        self._link = link
+        self._runs = runs
+        self._workers = workers
+        self._every = ttl / 3
+        self._suspicion = Suspicion(ttl / 2)
+        self._max_crashes = max_crashes
+        self.interval = min(1.0, ttl / 6)
+        self.wake = asyncio.Event()
+
+    async def run_once(self) -> int:
+        await self._link.call(self._sweep)
+        return 0
+
+    async def _sweep(self, connection: Connection) -> None:
+        leases = await self._workers.leases(connection)
+        suspects = self._suspicion.suspects(leases, time.monotonic())
+        if suspects:
+            for pod in await self._workers.declare_dead(connection, suspects):
+                log.warning("worker of pod %s declared dead: its lease ran out", pod)
+        due = await self._workers.take_ticket(connection, "sweep", self._every)
+        if due or suspects:
+            await self._rescue(connection)
+
+    async def _rescue(self, connection: Connection) -> None:
+        while rescued := await self._runs.rescue(connection):
+            log.info("rescued %d workflows from dead workers", rescued)
+        if buried := await self._runs.bury(
+            connection, self._max_crashes, _dead_letter(self._max_crashes)
+        ):
+            log.error(
+                "gave up %d workflows that crashed more than %d times", buried, self._max_crashes
+            )
+        await self._workers.forget_workers(connection)
+
+
+class Timers:
+    """Wakes sleeping workflows and delayed starts when they are due."""
+
+    name = "timers"
+
+    def __init__(self, link: Link, runs: Runs, workers: Workers) -> None:
+        self._link = link
+        self._runs = runs
+        self._workers = workers
+        self.interval = 0.5
+        self.wake = asyncio.Event()
+
+    async def run_once(self) -> int:
+        async def round_(connection: Connection) -> int:
+            if not await self._workers.take_ticket(connection, "timers", 0.25):
+                return 0
+            return await self._runs.wake_due(connection)
+
+        return await self._link.call(round_)
+
+
+class Strays:
+    """Gives back what this worker owns in the database but does not run: a claim whose reply was lost."""
+
+    name = "strays"
+
+    def __init__(self, link: Link, runs: Runs, runner: Runner, *, interval: float) -> None:
+        self._link = link
+        self._runs = runs
+        self._runner = runner
+        self._seen: dict[str, int] = {}
+        self.interval = interval
+        self.wake = asyncio.Event()
+
+    async def run_once(self) -> int:
+        owned = await self._link.call(self._runs.owned)
+        missing = {i: e for i, e in owned.items() if i not in self._runner.executions}
+        # Twice in a row, so that one between its claim and its start is not taken for lost.
+        strays = [i for i, epoch in missing.items() if self._seen.get(i) == epoch]
+        self._seen = missing
+        if strays:
+            log.warning(
+                "giving back %d workflows that this worker owns but does not run", len(strays)
+            )
+            await self._link.call(lambda c: self._runs.release_strays(c, strays))
+        return 0
+
+
+def _dead_letter(max_crashes: int) -> bytes:
+    return Failure(
+        "everstep.CrashLoop",
+        f"it crashed its worker more than {max_crashes} times in a row without a new checkpoint; "
+        f"see the logs of the pods that ran it",
+    ).encode()

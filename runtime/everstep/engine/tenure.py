@@ -1,0 +1,220 @@
+"""A tenure: one registration of a worker, from its row in the database to the end of its lease.
+
+Everything that carries the fence lives and dies with it. A process that lost its lease begins a new tenure
+under a new uuid; nothing of the old one can write any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID, uuid4
+
+from everstep.app import App
+from everstep.engine.claimer import Claimer
+from everstep.engine.committer import Committer, DatabaseClock
+from everstep.engine.heartbeat import Heartbeat, Listener
+from everstep.engine.loops import run
+from everstep.engine.runner import Ended, Runner
+from everstep.engine.sweeper import Strays, Sweeper, Timers
+from everstep.errors import Cancelled
+from everstep.settings import UNVERSIONED, Settings
+from everstep.store.connection import Connection, Link, Passing
+from everstep.store.runs import Runs
+from everstep.store.workers import Workers, WorkerState
+
+log = logging.getLogger("everstep")
+
+
+class Phase(StrEnum):
+    """Where a tenure stands, for the probes."""
+
+    STARTING = "starting"
+    LIVE = "live"
+    DRAINING = "draining"
+    LOST = "lost"
+    OVER = "over"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observers:
+    """Whom the engine tells what it did: pod-local metrics. Counts, and seconds."""
+
+    claimed: Callable[[int, float], None]
+    committed: Callable[[int, float], None]
+
+
+class Tenure:
+    """Begin with `begin`, end with `drain` (SIGTERM) or `abandon` (the lease is gone)."""
+
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        queues: Sequence[str],
+        threads: ThreadPoolExecutor,
+        *,
+        ended: Ended,
+        observers: Observers,
+    ) -> None:
+        self.me: UUID = uuid4()
+        self.phase = Phase.STARTING
+        self.lost = asyncio.Event()
+        self._settings = settings
+        self._queues = queues
+        self._tasks: list[asyncio.Task[None]] = []
+        self._commit_link = Link(settings.url, "everstep commit")
+        self._link = Link(settings.url, "everstep worker")
+        self._runs = Runs(settings.schema, self.me, settings.version)
+        self._workers = Workers(settings.schema, self.me)
+        self._clock = DatabaseClock()
+        self.committer = Committer(self._commit_link, self._runs, self._clock, observers.committed)
+        self.runner = Runner(app, self.committer, threads, ended)
+        self.claimer = Claimer(
+            self._link,
+            self._runs,
+            self.runner,
+            names=sorted(app.workflows),
+            queues=queues,
+            slots=settings.concurrency,
+            observe=observers.claimed,
+        )
+        self.heartbeat = Heartbeat(
+            settings.url,
+            settings.schema,
+            self.me,
+            ttl=settings.lease_ttl,
+            watchdog=settings.watchdog,
+            listener=Listener(beaten=self._beaten, lost=self._lost),
+        )
+
+    async def begin(self) -> None:
+        """Register, and start every loop."""
+        at = await self._link.retry(self._register)
+        self._clock.observe(at)
+        self.heartbeat.start()
+        settings = self._settings
+        self._spawn(self.committer.run())
+        self._spawn(run(self.claimer))
+        self._spawn(run(Timers(self._link, self._runs, self._workers)))
+        self._spawn(run(Strays(self._link, self._runs, self.runner, interval=settings.lease_ttl)))
+        self._spawn(
+            run(
+                Sweeper(
+                    self._link,
+                    self._runs,
+                    self._workers,
+                    ttl=settings.lease_ttl,
+                    max_crashes=settings.max_crashes,
+                )
+            )
+        )
+        self.phase = Phase.LIVE
+
+    async def drain(self) -> None:
+        """Claim no more, let steps finish for the grace period, give the rest back, leave."""
+        self.phase = Phase.DRAINING
+        grace = self._settings.grace
+        try:
+            async with asyncio.timeout(grace):
+                await self._set_state(WorkerState.DRAINING)
+                await self.claimer.stop()
+                await self._steps_done()
+        except TimeoutError:
+            log.warning("steps were still running after %g s of grace: giving them back", grace)
+        await self._leave()
+
+    async def abandon(self) -> None:
+        """The lease is gone: drop everything, write nothing."""
+        self.phase = Phase.OVER
+        self.committer.close()
+        self.runner.fence_all()
+        await self._stop_loops()
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(5):
+                await self.committer.drained()
+                self.committer.close()
+                released = await self._link.retry(self._runs.release, give_up=self.lost.is_set)
+                await self._link.retry(self._workers.drop_tickets, give_up=self.lost.is_set)
+                await self._set_state(WorkerState.DEAD)
+                log.info("left: %d workflows given back", released)
+        except TimeoutError:
+            log.warning("the database did not answer in time: what is left will be rescued")
+        await self.abandon()
+
+    async def _steps_done(self) -> None:
+        """Wait until no workflow is here, or those that are only wait between steps."""
+        while any(e.steps_running or e.plain for e in self.runner.executions.values()):
+            self.runner.freed.clear()
+            try:
+                async with asyncio.timeout(0.05):
+                    await self.runner.freed.wait()
+            except TimeoutError:
+                continue
+
+    async def _register(self, connection: Connection) -> datetime:
+        settings = self._settings
+        at = await self._workers.register(
+            connection,
+            pod=settings.pod,
+            version=settings.version,
+            slots=settings.concurrency,
+            ttl=settings.lease_ttl,
+        )
+        await self._workers.declare_queues(connection, self._queues)
+        if settings.version == UNVERSIONED:
+            await self._workers.adopt_routing(connection, settings.version)
+        routing = await self._workers.routing(connection)
+        if settings.version not in (routing.current, routing.ramping):
+            log.warning(
+                "version %s is not routed to: it runs only workflows it began. "
+                "`everstep version promote %s` makes it the current one",
+                settings.version,
+                settings.version,
+            )
+        return at
+
+    async def _set_state(self, state: WorkerState) -> None:
+        try:
+            await self._link.call(lambda c: self._workers.set_state(c, state))
+        except Passing as error:
+            log.warning("could not mark this worker as %s: %s", state.name.lower(), error)
+
+    async def _stop_loops(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.heartbeat.stop()
+        await self._commit_link.close()
+        await self._link.close()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        task.add_done_callback(self._loop_ended)
+        self._tasks.append(task)
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a loop of the engine failed; this worker begins anew", exc_info=error)
+            self.lost.set()
+
+    def _beaten(self, at: datetime, cancels: list[str]) -> None:
+        self._clock.observe(at)
+        for workflow_id in cancels:
+            self.runner.interrupt(workflow_id, Cancelled())
+
+    def _lost(self, why: str) -> None:
+        log.error("lease lost: %s; its workflows run elsewhere", why)
+        self.phase = Phase.LOST
+        self.committer.close()
+        self.runner.fence_all()
+        self.claimer.stopped = True
+        self.lost.set()

@@ -1,0 +1,132 @@
+"""The worker: one process that claims and runs workflows until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from everstep.app import App
+from everstep.client import Client
+from everstep.codec import JSON
+from everstep.context import numbering_task_factory
+from everstep.engine.tenure import Observers, Phase, Tenure
+from everstep.metrics.local import LocalMetrics
+from everstep.settings import Settings
+from everstep.store.hints import Channel, Ear, Notifier
+from everstep.store.connection import Link
+from everstep.store.models import Claimed, Ending, Outcome, Start
+from everstep.store.workflows import Eager
+
+log = logging.getLogger("everstep")
+
+
+class Worker:
+    """Runs the workflows of an App. Use as `async with Worker(app, settings) as worker`.
+
+    `worker.client` starts workflows that begin here at once, in the statement that starts them.
+    `queues`: those to listen to; by default the ones the app's workflows name.
+    """
+
+    def __init__(self, app: App, settings: Settings, queues: Sequence[str] | None = None) -> None:
+        app.check()
+        self.app = app
+        self.settings = settings
+        self.queues = list(queues or app.queues())
+        self.client = Client(
+            settings.url, settings.schema, max_payload=app.max_payload, listen=settings.listen
+        )
+        self.metrics = LocalMetrics(app.name, settings.version)
+        self.tenure: Tenure | None = None
+        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="everstep-plain")
+        self._keeper: asyncio.Task[None] | None = None
+        self._side_tasks: list[asyncio.Task[None]] = []
+        self._notify_link = Link(settings.url, "everstep notify")
+        self._notifier = Notifier(self._notify_link, settings.schema)
+
+    async def __aenter__(self) -> Self:
+        asyncio.get_running_loop().set_task_factory(numbering_task_factory)  # type: ignore[arg-type]
+        await self.client.open()
+        self._side_tasks = [asyncio.create_task(self._notifier.run())]
+        if self.settings.listen:
+            ear = Ear(self.settings.url, self.settings.schema, {Channel.READY: self._hint})
+            self._side_tasks.append(asyncio.create_task(ear.run()))
+        await self._begin()
+        self._keeper = asyncio.create_task(self._keep())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Drain and leave: nothing is lost, whatever is not finished is claimed elsewhere."""
+        self.client.run_here(None, lambda _: None)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self.tenure is not None:
+            await (self.tenure.abandon() if self.tenure.lost.is_set() else self.tenure.drain())
+        for task in self._side_tasks:
+            task.cancel()
+        await asyncio.gather(*self._side_tasks, return_exceptions=True)
+        await self.client.close()
+        await self._notify_link.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def phase(self) -> Phase:
+        return Phase.STARTING if self.tenure is None else self.tenure.phase
+
+    async def _begin(self) -> None:
+        tenure = Tenure(
+            self.app,
+            self.settings,
+            self.queues,
+            self._threads,
+            ended=self._ended,
+            observers=Observers(claimed=self.metrics.claimed, committed=self.metrics.committed),
+        )
+        self.tenure = tenure
+        await tenure.begin()
+        eager = Eager(tenure.me, self.settings.version, tuple(sorted(self.app.workflows)))
+        self.client.run_here(eager, lambda starts: self._begin_here(tenure, starts))
+        log.info(
+            "worker %s (pid %d) runs app %s, version %s, queues %s",
+            tenure.me,
+            os.getpid(),
+            self.app.name,
+            self.settings.version,
+            ", ".join(self.queues),
+        )
+
+    async def _keep(self) -> None:
+        """Begin a new tenure whenever the lease is lost."""
+        while True:
+            assert self.tenure is not None
+            await self.tenure.lost.wait()
+            self.client.run_here(None, lambda _: None)
+            await self.tenure.abandon()
+            await self._begin()
+
+    def _begin_here(self, tenure: Tenure, starts: list[Start]) -> None:
+        for start in starts:
+            tenure.runner.start(Claimed(start.id, start.name, 1, None, 0, start.codec, start.input))
+
+    def _ended(
+        self, workflow_id: str, ending: Ending, output: bytes | None, error: bytes | None
+    ) -> None:
+        self.client.outcomes.ended(Outcome(workflow_id, "", ending, JSON, output, error))
+        self._notifier.hint(Channel.DONE)
+
+    def _hint(self) -> None:
+        if self.tenure is not None:
+            self.tenure.claimer.hint()

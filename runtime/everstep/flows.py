@@ -1,0 +1,192 @@
+"""Replay or record: the rule every step follows, once, for coroutines and for plain functions.
+
+`step_flow` is a generator that decides and never waits; it yields what it needs done. `perform` does it on
+the event loop, `perform_in_thread` from a plain workflow's thread: waiting is the only difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from everstep.codec import JSON, Payload
+from everstep.context import Execution, StepContext, current_branch, current_step
+from everstep.errors import Failure, PayloadError, StepError
+from everstep.retry import Retry
+from everstep.store.models import Checkpoint, CheckpointKind
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Wait until everything recorded so far is durable: no effect begins before that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Call the step's function."""
+
+    step: StepContext
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait before the next attempt."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Hand a checkpoint to the group commit, without waiting for it."""
+
+    row: Checkpoint
+
+
+Effect = Settle | Attempt | Pause | Record
+Flow = Generator[Effect, Any, Any]
+SETTLE = Settle()
+
+
+def step_flow(
+    execution: Execution, position: tuple[str, int], name: str, payload: Payload[Any], retry: Retry
+) -> Flow:
+    """The recorded outcome if there is one; otherwise attempts until success or giving up, recorded."""
+    row = execution.recorded(position, CheckpointKind.STEP, name)
+    if row is not None:
+        return outcome_of(row, payload)
+    yield SETTLE
+    began = time.monotonic()
+    attempt = 1
+    while True:
+        try:
+            value = yield Attempt(StepContext(execution.id, *position, name, attempt))
+            body, value = payload.round_trip(value, execution.max_payload)
+        except PayloadError as error:
+            # Another attempt would return the same kind of value: the step fails, and only this step.
+            failure = error
+        except Exception as error:  # noqa: BLE001
+            delay = retry.delay_after(attempt, error, random.random())  # noqa: S311
+            if delay is not None:
+                yield Pause(delay)
+                attempt += 1
+                continue
+            failure = error
+        else:
+            yield Record(_row(position, name, attempt, began, output=body))
+            return value
+        row = _row(position, name, attempt, began, error=Failure.of(failure).encode())
+        yield Record(row)
+        return outcome_of(row, payload)
+
+
+def outcome_of(row: Checkpoint, payload: Payload[Any]) -> Any:
+    """The value a checkpoint holds. Raises StepError if it holds an error."""
+    if row.error is not None:
+        raise StepError(row.name, row.attempts, Failure.decode(row.error))
+    assert row.output is not None
+    return payload.decode(row.output)
+
+
+async def perform(flow: Flow, execution: Execution, call: Callable[[], Any]) -> Any:
+    """Carry out a flow on the event loop; `call` makes the step's coroutine."""
+    try:
+        effect = next(flow)
+        while True:
+            result: Any = None
+            try:
+                match effect:
+                    case Settle():
+                        await execution.settle()
+                    case Attempt(step):
+                        result = await _attempt(execution, step, call)
+                    case Pause(seconds):
+                        await asyncio.sleep(seconds)
+                        execution.check()
+                    case Record(row):
+                        execution.record(row)
+            except Exception as error:  # noqa: BLE001
+                effect = flow.throw(error)
+            else:
+                effect = flow.send(result)
+    except StopIteration as stop:
+        return stop.value
+
+
+async def _attempt(execution: Execution, step: StepContext, call: Callable[[], Any]) -> Any:
+    branch_token = current_branch.set(None)
+    step_token = current_step.set(step)
+    execution.steps_running += 1
+    try:
+        return await call()
+    finally:
+        execution.steps_running -= 1
+        current_step.reset(step_token)
+        current_branch.reset(branch_token)
+
+
+def perform_in_thread(flow: Flow, execution: Execution, call: Callable[[], Any]) -> Any:
+    """Carry out a flow from a plain workflow's thread; `call` calls the step's function."""
+    loop = execution.loop
+    try:
+        effect = next(flow)
+        while True:
+            result: Any = None
+            try:
+                match effect:
+                    case Settle():
+                        if execution.pending is not None and not execution.pending.done():
+                            asyncio.run_coroutine_threadsafe(execution.settle(), loop).result()
+                        execution.check()
+                    case Attempt(step):
+                        result = _attempt_in_thread(step, call)
+                    case Pause(seconds):
+                        time.sleep(seconds)
+                        execution.check()
+                    case Record(row):
+                        asyncio.run_coroutine_threadsafe(_record(execution, row), loop).result()
+            except Exception as error:  # noqa: BLE001
+                effect = flow.throw(error)
+            else:
+                effect = flow.send(result)
+    except StopIteration as stop:
+        return stop.value
+
+
+async def _record(execution: Execution, row: Checkpoint) -> None:
+    execution.record(row)
+
+
+def _attempt_in_thread(step: StepContext, call: Callable[[], Any]) -> Any:
+    branch_token = current_branch.set(None)
+    step_token = current_step.set(step)
+    try:
+        return call()
+    finally:
+        current_step.reset(step_token)
+        current_branch.reset(branch_token)
+
+
+def _row(
+    position: tuple[str, int],
+    name: str,
+    attempts: int,
+    began: float,
+    *,
+    output: bytes | None = None,
+    error: bytes | None = None,
+) -> Checkpoint:
+    return Checkpoint(
+        branch=position[0],
+        seq=position[1],
+        kind=CheckpointKind.STEP,
+        name=name,
+        attempts=attempts,
+        codec=JSON,
+        output=output,
+        error=error,
+        seconds=time.monotonic() - began,
+    )

@@ -1,0 +1,99 @@
+"""A started workflow: its id, its result, its state, and how to stop it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from everstep.codec import Payload
+from everstep.errors import (
+    Failure,
+    RecordedError,
+    UnknownWorkflowError,
+    WorkflowCancelledError,
+    WorkflowDeadError,
+    WorkflowError,
+)
+from everstep.store.models import Ending, Outcome, StepInfo, WorkflowInfo
+
+if TYPE_CHECKING:
+    from everstep.client import Client
+
+R = TypeVar("R")
+
+
+class Handle(Generic[R]):
+    """A workflow that was started, here or elsewhere. `created`: this call started it."""
+
+    def __init__(
+        self, client: Client, workflow_id: str, payload: Payload[R], *, created: bool
+    ) -> None:
+        self.id = workflow_id
+        self.created = created
+        self._client = client
+        self._payload = payload
+
+    async def result(self, timeout: timedelta | float | None = None) -> R:  # noqa: ASYNC109
+        """The workflow's result, waiting for it at most `timeout` (seconds or timedelta).
+
+        Raises WorkflowError, WorkflowCancelledError or WorkflowDeadError as it ended, and TimeoutError.
+        """
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        try:
+            async with asyncio.timeout(seconds):
+                outcome = await self._outcome()
+        except TimeoutError:
+            raise TimeoutError(
+                f"workflow {self.id!r} has not finished within {seconds:g} s; it goes on, and "
+                f"`everstep workflow get {self.id}` shows where it stands"
+            ) from None
+        return value_of(outcome, self._payload)
+
+    async def _outcome(self) -> Outcome:
+        # What this call started is known to exist: no need to ask.
+        client = self._client
+        return await (
+            client.outcomes.wait(self.id, look_now=False)
+            if self.created
+            else client.outcome(self.id)
+        )
+
+    async def info(self) -> WorkflowInfo:
+        """Where the workflow stands. Raises UnknownWorkflowError if it does not exist."""
+        info = await self._client.get(self.id)
+        if info is None:
+            raise UnknownWorkflowError(f"there is no workflow with id {self.id!r}")
+        return info
+
+    async def steps(self) -> Sequence[StepInfo]:
+        """Its recorded steps, in order."""
+        return await self._client.steps(self.id)
+
+    async def cancel(self) -> bool:
+        """Ask it to stop. Returns False if it had finished already."""
+        return await self._client.cancel(self.id)
+
+    def __repr__(self) -> str:
+        return f"<handle of workflow {self.id}>"
+
+
+def value_of(outcome: Outcome, payload: Payload[Any]) -> Any:
+    """A finished workflow's result, or its error raised."""
+    if outcome.status is Ending.SUCCEEDED:
+        assert outcome.output is not None
+        return payload.decode(outcome.output)
+    raise error_of(outcome)
+
+
+def error_of(outcome: Outcome) -> RecordedError | WorkflowCancelledError:
+    """The error a finished workflow ended with."""
+    failure = Failure.decode(outcome.error or b'{"type":"","message":""}')
+    match outcome.status:
+        case Ending.CANCELLED:
+            return WorkflowCancelledError(f"workflow {outcome.id!r} ({outcome.name}) was cancelled")
+        case Ending.DEAD_LETTER:
+            return WorkflowDeadError(outcome.id, outcome.name, failure)
+        case Ending.FAILED | Ending.SUCCEEDED:
+            return WorkflowError(outcome.id, outcome.name, failure)

@@ -1,0 +1,106 @@
+"""Migration files: their names, order, checksum and statements. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from everstep.errors import MigrationError
+
+_FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql\Z")
+_OUTSIDE_TRANSACTION = re.compile(r"\A\s*--\s*everstep:\s*no-transaction\b")
+# Dollar quotes, quoted strings and names, comments: where a semicolon does not end a statement.
+_TOKEN = re.compile(
+    r"\$(?:[A-Za-z_]\w*)?\$|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|;", re.DOTALL
+)
+
+
+class SqlSource(Protocol):
+    """A file of a folder, or of a package."""
+
+    @property
+    def name(self) -> str: ...
+    def read_text(self, encoding: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One file. `transactional`: all of it commits at once, with its row in the ledger."""
+
+    number: int
+    file: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def transactional(self) -> bool:
+        return not _OUTSIDE_TRANSACTION.match(self.text)
+
+    def statements(self) -> list[str]:
+        """The file's statements, in order, without empty ones."""
+        return split_statements(self.text)
+
+
+def split_statements(text: str) -> list[str]:
+    """SQL text cut at the semicolons that end statements."""
+    found: list[str] = []
+    start = position = 0
+    while token := _TOKEN.search(text, position):
+        position = token.end()
+        if token[0] == ";":
+            found.append(text[start:position].strip())
+            start = position
+        elif token[0].startswith("$"):
+            closing = text.find(token[0], position)
+            position = len(text) if closing < 0 else closing + len(token[0])
+    found.append(text[start:].strip())
+    return [statement for statement in found if _says_something(statement)]
+
+
+def _says_something(statement: str) -> bool:
+    bare = re.sub(r"--[^\n]*|/\*.*?\*/", "", statement, flags=re.DOTALL)
+    return bool(bare.strip(" \t\r\n;"))
+
+
+def read_folder(folder: Path) -> list[Migration]:
+    """The user's migrations in a folder. Raises MigrationError naming what is wrong with it."""
+    if not folder.is_dir():
+        raise bad_files(
+            f"there is no folder {folder}", "Check --files, and that the image contains it."
+        )
+    strange = [f.name for f in folder.glob("*.sql") if not _FILE.match(f.name)]
+    if strange:
+        raise bad_files(
+            f"{folder}: {', '.join(sorted(strange))} is not named NNNN_what.sql",
+            "Name files by a four-digit number and lower-case words, for example 0003_add_status.sql.",
+        )
+    found = parse([f for f in folder.iterdir() if _FILE.match(f.name)])
+    if not found:
+        raise bad_files(f"{folder} holds no NNNN_what.sql file", "Add one, or leave --files away.")
+    return found
+
+
+def parse(sources: list[SqlSource] | list[Path]) -> list[Migration]:
+    """Migrations in the order of their numbers. Raises MigrationError if two share one."""
+    found: dict[int, Migration] = {}
+    for source in sorted(sources, key=lambda f: f.name):
+        match = _FILE.match(source.name)
+        assert match is not None
+        number = int(match[1])
+        if number in found:
+            raise bad_files(
+                f"{found[number].file} and {source.name} have the same number",
+                "Renumber one of them.",
+            )
+        found[number] = Migration(number, source.name, source.read_text(encoding="utf-8"))
+    return list(found.values())
+
+
+def bad_files(message: str, remedy: str) -> MigrationError:
+    return MigrationError({"code": "BadFiles", "message": message, "remedy": remedy})

@@ -1,0 +1,84 @@
+"""Waiting for workflows to finish: one poller for all that a client waits for, hurried by hints."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+
+from everstep.store.connection import Link, Passing
+from everstep.store.models import Outcome
+from everstep.store.workflows import Workflows
+
+POLL_SECONDS = (0.02, 1.0)
+MAX_IDS = 5_000
+
+
+class Outcomes:
+    """Futures of outcomes by workflow id."""
+
+    def __init__(self, link: Link, workflows: Workflows) -> None:
+        self._link = link
+        self._workflows = workflows
+        self._waiters: defaultdict[str, list[asyncio.Future[Outcome]]] = defaultdict(list)
+        self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    async def wait(self, workflow_id: str, *, look_now: bool = True) -> Outcome:
+        """The outcome, as soon as there is one. Wrap in asyncio.timeout to wait no longer than that."""
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        self._waiters[workflow_id].append(future)
+        self._wake.set()
+        if look_now:
+            self._hurry.set()
+        try:
+            return await future
+        finally:
+            waiters = self._waiters[workflow_id]
+            if future in waiters:
+                waiters.remove(future)
+            if not waiters:
+                del self._waiters[workflow_id]
+
+    def hint(self) -> None:
+        """Something finished somewhere."""
+        if self._waiters:
+            self._hurry.set()
+
+    def ended(self, outcome: Outcome) -> None:
+        """A workflow of this very process finished: no need to ask the database."""
+        for future in self._waiters.get(outcome.id, ()):
+            if not future.done():
+                future.set_result(outcome)
+
+    async def run(self) -> None:
+        """Poll for ever, as long as somebody waits: ever more slowly, at once after a hint."""
+        low, high = POLL_SECONDS
+        pause = low
+        while True:
+            await self._wake.wait()
+            if not self._waiters:
+                self._wake.clear()
+                pause = low
+                continue
+            try:
+                async with asyncio.timeout(random.uniform(0.5, 1.0) * pause):  # noqa: S311
+                    await self._hurry.wait()
+            except TimeoutError:
+                pause = min(pause * 1.5, high)
+            else:
+                self._hurry.clear()
+            if await self._poll():
+                pause = low
+
+    async def _poll(self) -> int:
+        ids = list(self._waiters)[:MAX_IDS]
+        try:
+            found = await self._link.call(lambda c: self._workflows.outcomes(c, ids))
+        except Passing:
+            await asyncio.sleep(0.1)
+            return 0
+        for outcome in found:
+            self.ended(outcome)
+        return len(found)

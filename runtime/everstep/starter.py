@@ -1,0 +1,127 @@
+"""Starts, committed in groups: one batch in flight, whatever arrives meanwhile goes into the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from everstep.codec import JSON
+from everstep.errors import PayloadError, WorkflowConflictError
+from everstep.store.connection import Connection, Link, RowRejected
+from everstep.store.models import Start, Started
+from everstep.store.workflows import Eager, Workflows
+
+MAX_ROWS = 500
+MAX_BYTES = 1_048_576
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    start: Start
+    eager: Eager | None
+    done: asyncio.Future[bool]
+
+
+class Starter:
+    """Queue of starts. Every start resolves to whether the workflow is new, or to its error."""
+
+    def __init__(
+        self, link: Link, workflows: Workflows, *, started: Callable[[list[Start], Started], None]
+    ) -> None:
+        self._link = link
+        self._workflows = workflows
+        self._started = started
+        self._queue: deque[_Waiting] = deque()
+        self._arrived = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    async def start(self, start: Start, eager: Eager | None = None) -> bool:
+        """Start one workflow. Returns whether it is new; raises WorkflowConflictError if its id is another's."""
+        waiting = _Waiting(start, eager, self._loop.create_future())
+        self._queue.append(waiting)
+        self._arrived.set()
+        return await waiting.done
+
+    async def run(self) -> None:
+        """Commit batches of starts for ever."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._queue:
+                await self._flush(self._take())
+
+    def _take(self) -> list[_Waiting]:
+        """The next batch: bounded, each id once, all eager or none."""
+        batch: dict[str, _Waiting] = {}
+        size = 0
+        while self._queue and len(batch) < MAX_ROWS and size < MAX_BYTES:
+            head = self._queue[0]
+            first = next(iter(batch.values()), head)
+            if head.start.id in batch or head.eager is not first.eager:
+                break
+            batch[head.start.id] = self._queue.popleft()
+            size += len(head.start.input)
+        return list(batch.values())
+
+    async def _flush(self, batch: list[_Waiting]) -> None:
+        starts = [w.start for w in batch]
+        eager = batch[0].eager
+        try:
+            reply = await self._link.retry(lambda c: self._workflows.start(c, starts, eager))
+            conflicts = await self._conflicts(starts, reply) if reply.existing else {}
+        except RowRejected as error:
+            await self._bisect(batch, str(error))
+            return
+        except Exception as error:  # noqa: BLE001
+            for waiting in batch:
+                _fail(waiting, error)
+            return
+        self._started(starts, reply)
+        for waiting in batch:
+            if error := conflicts.get(waiting.start.id):
+                _fail(waiting, error)
+            elif not waiting.done.done():
+                waiting.done.set_result(waiting.start.id not in reply.existing)
+
+    async def _bisect(self, batch: list[_Waiting], reason: str) -> None:
+        if len(batch) == 1:
+            _fail(
+                batch[0],
+                PayloadError(f"workflow {batch[0].start.id!r}: the database refuses it: {reason}"),
+            )
+            return
+        middle = len(batch) // 2
+        await self._flush(batch[:middle])
+        await self._flush(batch[middle:])
+
+    async def _conflicts(self, starts: list[Start], reply: Started) -> dict[str, Exception]:
+        async def fetch(connection: Connection) -> dict[str, tuple[str, int, bytes]]:
+            return await self._workflows.inputs(connection, sorted(reply.existing))
+
+        found = await self._link.retry(fetch)
+        return {
+            s.id: error for s in starts if s.id in found and (error := difference(s, *found[s.id]))
+        }
+
+
+def difference(start: Start, name: str, codec: int, body: bytes) -> WorkflowConflictError | None:
+    """An error if the recorded workflow is another one than the one to be started."""
+    if name != start.name:
+        return WorkflowConflictError(start.id, f"is of workflow {name!r}, not {start.name!r}")
+    if codec == start.codec == JSON and body != start.input:
+        return WorkflowConflictError(
+            start.id, f"has the input {_brief(body)}, not {_brief(start.input)}"
+        )
+    return None
+
+
+def _brief(body: bytes) -> str:
+    text = body.decode("utf-8", "replace")
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.done.done():
+        waiting.done.set_exception(error)

@@ -1,0 +1,1 @@
+"""The only speaker of SQL: named statements in `sql/`, one typed function per statement."""

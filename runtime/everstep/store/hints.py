@@ -1,0 +1,98 @@
+"""Hints over LISTEN and NOTIFY: empty, coalesced, and never needed. Polling is the truth.
+
+A hint is never sent inside an engine transaction: a transaction that notifies commits under one global
+lock. One process sends at most one hint per channel every ten milliseconds, on a connection of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from enum import StrEnum
+
+import psycopg
+from psycopg import sql
+
+from everstep.errors import DatabaseUnreachableError
+from everstep.store.connection import Connection, Link, Passing, connect
+
+log = logging.getLogger("everstep")
+
+COALESCE_SECONDS = 0.01
+
+
+class Channel(StrEnum):
+    """What a hint is about."""
+
+    READY = "ready"
+    DONE = "done"
+
+
+class Notifier:
+    """Sends hints. `hint` costs nothing; the sending happens in `run`."""
+
+    def __init__(self, link: Link, schema: str) -> None:
+        self._link = link
+        self._schema = schema
+        self._due: set[Channel] = set()
+        self._arrived = asyncio.Event()
+
+    def hint(self, channel: Channel) -> None:
+        self._due.add(channel)
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Send hints for ever. A fault only makes someone poll."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            due, self._due = self._due, set()
+            with contextlib.suppress(Passing):
+                await self._link.call(lambda c, due=due: self._send(c, due))  # type: ignore[misc]
+            await asyncio.sleep(COALESCE_SECONDS)
+
+    async def _send(self, connection: Connection, due: set[Channel]) -> None:
+        names = [_name(self._schema, channel) for channel in sorted(due)]
+        await connection.execute(
+            "SELECT pg_notify(name, '') FROM unnest(%s::text[]) AS t(name)", [names]
+        )
+
+
+class Ear:
+    """Listens on a connection of its own; after every reconnect it says "look again" once by itself."""
+
+    def __init__(self, url: str, schema: str, calls: dict[Channel, Callable[[], None]]) -> None:
+        self._url = url
+        self._calls = {_name(schema, channel): call for channel, call in calls.items()}
+
+    async def run(self) -> None:
+        """Listen for ever, reconnecting with growing pauses."""
+        wait = 0.1
+        while True:
+            try:
+                connection = await connect(self._url, "everstep listen")
+            except DatabaseUnreachableError:
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, 10.0)
+                continue
+            try:
+                for name in self._calls:
+                    await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(name)))
+                wait = 0.1
+                for call in self._calls.values():
+                    call()
+                async for notice in connection.notifies():
+                    self._calls[notice.channel]()
+            except psycopg.OperationalError as error:
+                log.info("listener: connection lost, polling meanwhile: %s", error)
+            except psycopg.NotSupportedError:
+                log.info("listener: this connection cannot listen (a pooler?), polling instead")
+                return
+            finally:
+                await connection.close()
+
+
+def _name(schema: str, channel: Channel) -> str:
+    return f"{schema}_{channel}"

@@ -1,0 +1,200 @@
+"""Rows as values: what the store takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import IntEnum, StrEnum
+from typing import Any
+
+
+class CheckpointKind(IntEnum):
+    """What a recorded position in a workflow was; stored in checkpoint.kind."""
+
+    STEP = 1
+    SLEEP = 2
+
+
+class Status(StrEnum):
+    """Where a workflow stands; the words of the view everstep.workflows."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    DEAD_LETTER = "dead_letter"
+
+    @property
+    def finished(self) -> bool:
+        return self in _FINISHED
+
+
+_FINISHED = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.DEAD_LETTER)
+
+
+class Ending(IntEnum):
+    """How a workflow finished; stored in workflow.status."""
+
+    SUCCEEDED = 1
+    FAILED = 2
+    CANCELLED = 3
+    DEAD_LETTER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A workflow to be started. `delay` in seconds; `input` encoded with `codec`."""
+
+    id: str
+    name: str
+    queue: str
+    codec: int
+    input: bytes
+    priority: int = 1
+    delay: float = 0.0
+    attributes: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a batch of starts came to: ids that existed already, and ids this worker claimed at once."""
+
+    existing: frozenset[str]
+    claimed: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A workflow this worker now owns at `epoch`."""
+
+    id: str
+    name: str
+    epoch: int
+    ready_at: datetime | None
+    crashes: int
+    codec: int
+    input: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A recorded outcome, keyed (workflow, branch, seq). Exactly one of output and error is set."""
+
+    branch: str
+    seq: int
+    kind: int
+    name: str
+    attempts: int
+    codec: int
+    output: bytes | None
+    error: bytes | None
+    seconds: float = 0.0
+    recorded_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a workflow finished."""
+
+    id: str
+    name: str
+    status: Ending
+    codec: int
+    output: bytes | None
+    error: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of rows that a commit did not take."""
+
+    id: str
+    epoch: int
+    owner: bool
+    finished: bool
+    mine: frozenset[tuple[str, int]]
+
+
+@dataclass(slots=True)
+class CommitBatch:
+    """Rows of one group commit, column by column as the statement takes them."""
+
+    c_id: list[str] = field(default_factory=list)
+    c_epoch: list[int] = field(default_factory=list)
+    c_branch: list[str] = field(default_factory=list)
+    c_seq: list[int] = field(default_factory=list)
+    c_kind: list[int] = field(default_factory=list)
+    c_name: list[str] = field(default_factory=list)
+    c_attempts: list[int] = field(default_factory=list)
+    c_codec: list[int] = field(default_factory=list)
+    c_output: list[bytes | None] = field(default_factory=list)
+    c_error: list[bytes | None] = field(default_factory=list)
+    c_seconds: list[float] = field(default_factory=list)
+    d_id: list[str] = field(default_factory=list)
+    d_epoch: list[int] = field(default_factory=list)
+    d_status: list[int] = field(default_factory=list)
+    d_output: list[bytes | None] = field(default_factory=list)
+    d_error: list[bytes | None] = field(default_factory=list)
+    p_id: list[str] = field(default_factory=list)
+    p_epoch: list[int] = field(default_factory=list)
+    p_wake_at: list[datetime | None] = field(default_factory=list)
+    p_key: list[str | None] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.c_id) + len(self.d_id) + len(self.p_id)
+
+    def ids(self) -> set[str]:
+        return {*self.c_id, *self.d_id, *self.p_id}
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A commit's reply: the database's time, workflows to be cancelled, workflows with rows not taken."""
+
+    at: datetime
+    cancels: list[str]
+    leftovers: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowInfo:
+    """A workflow as the view everstep.workflows shows it. Payloads as JSON values, None in lists."""
+
+    id: str
+    name: str
+    status: Status
+    queue: str
+    version: str | None
+    parent_id: str | None
+    attributes: dict[str, Any] | None
+    created_at: datetime
+    finished_at: datetime | None
+    priority: int | None
+    wake_at: datetime | None
+    waits_for: str | None
+    crashes: int | None
+    input: Any
+    output: Any
+    error_type: str | None
+    error_message: str | None
+    error_traceback: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """A step as the view everstep.steps shows it."""
+
+    workflow_id: str
+    branch: str
+    seq: int
+    name: str
+    kind: str
+    status: str
+    attempts: int
+    duration: timedelta
+    recorded_at: datetime
+    output: Any
+    error_type: str | None
+    error_message: str | None

@@ -1,0 +1,139 @@
+"""Statements of run.sql: what workers do with workflows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from everstep.store.connection import Connection
+from everstep.store.models import Checkpoint, Claimed, CommitBatch, Committed, Verdict
+from everstep.store.statements import statements
+
+CLAIM_TIMEOUT_SECONDS = 15
+"""A claim never runs longer on the server; mark_drained waits twice as long (docs/internals/rollout.md)."""
+
+
+class Runs:
+    """The statements of run.sql, as one worker speaks them."""
+
+    def __init__(self, schema: str, me: UUID, version: str) -> None:
+        self._sql = statements(schema)
+        self._me = me
+        self._version = version
+        self._commit_waiting = self._sql["commit"].replace(b"SKIP LOCKED", b"")
+
+    async def lanes(self, connection: Connection, queues: Sequence[str]) -> list[tuple[str, int]]:
+        """Queues and priorities with something to claim, most urgent first."""
+        cursor = await connection.execute(self._sql["lanes"], {"queues": list(queues)})
+        return [(row.queue, row.priority) for row in await cursor.fetchall()]
+
+    async def claim(
+        self,
+        connection: Connection,
+        lane: tuple[str, int],
+        *,
+        names: Sequence[str],
+        cursor: datetime | str,
+        limit: int,
+        alone: bool,
+    ) -> list[Claimed]:
+        """Take up to `limit` workflows of a lane, under a server-side time limit."""
+        arguments = {
+            "queue": lane[0],
+            "priority": lane[1],
+            "names": list(names),
+            "cursor": cursor,
+            "limit": limit,
+            "alone": alone,
+            "me": self._me,
+            "version": self._version,
+        }
+        async with connection.pipeline(), connection.transaction():
+            await connection.execute(b"SET LOCAL statement_timeout = '%ds'" % CLAIM_TIMEOUT_SECONDS)
+            claimed = await connection.execute(self._sql["claim"], arguments, binary=True)
+        return [Claimed(*row) for row in await claimed.fetchall()]
+
+    async def load(self, connection: Connection, ids: Sequence[str]) -> dict[str, list[Checkpoint]]:
+        """The logs of workflows, by id."""
+        cursor = await connection.execute(self._sql["load"], {"ids": list(ids)}, binary=True)
+        logs: dict[str, list[Checkpoint]] = {id_: [] for id_ in ids}
+        for row in await cursor.fetchall():
+            logs[row.workflow_id].append(
+                Checkpoint(
+                    branch=row.branch,
+                    seq=row.seq,
+                    kind=row.kind,
+                    name=row.name,
+                    attempts=row.attempts,
+                    codec=row.codec,
+                    output=row.output,
+                    error=row.error,
+                    recorded_at=row.recorded_at,
+                )
+            )
+        return logs
+
+    async def commit(
+        self, connection: Connection, batch: CommitBatch, *, waiting: bool = False
+    ) -> Committed:
+        """Record a batch. `waiting`: wait for runs that others hold locked instead of leaving them over."""
+        arguments = {name: getattr(batch, name) for name in CommitBatch.__slots__}
+        arguments["ids"] = sorted(batch.ids())
+        arguments["me"] = self._me
+        sql = self._commit_waiting if waiting else self._sql["commit"]
+        cursor = await connection.execute(sql, arguments)
+        row = await cursor.fetchone()
+        assert row is not None
+        return Committed(row.at, row.cancels, row.leftovers)
+
+    async def verdicts(
+        self, connection: Connection, owned: Sequence[tuple[str, int]]
+    ) -> dict[str, Verdict]:
+        """What became of the given (id, epoch) pairs' rows."""
+        arguments = {"ids": [o[0] for o in owned], "epochs": [o[1] for o in owned], "me": self._me}
+        cursor = await connection.execute(self._sql["verdict"], arguments)
+        return {
+            row.id: Verdict(row.id, row.epoch, row.owner, row.finished, _positions(row.mine))
+            for row in await cursor.fetchall()
+        }
+
+    async def release(self, connection: Connection) -> int:
+        """Give back everything this worker holds. Returns how many."""
+        return await _count(connection, self._sql["release"], {"me": self._me})
+
+    async def owned(self, connection: Connection) -> dict[str, int]:
+        """Ids and epochs of the workflows this worker owns in the database."""
+        cursor = await connection.execute(self._sql["owned"], {"me": self._me})
+        return {row.id: row.epoch for row in await cursor.fetchall()}
+
+    async def release_strays(self, connection: Connection, ids: Sequence[str]) -> int:
+        """Give back workflows this worker owns but does not run. Returns how many."""
+        return await _count(
+            connection, self._sql["release_strays"], {"ids": list(ids), "me": self._me}
+        )
+
+    async def rescue(self, connection: Connection) -> int:
+        """Free up to 500 runs of workers that are not live. Returns how many."""
+        return await _count(connection, self._sql["rescue"], {})
+
+    async def bury(self, connection: Connection, max_crashes: int, error: bytes) -> int:
+        """Finish runs that crashed too often as dead letters. Returns how many."""
+        return await _count(
+            connection, self._sql["bury"], {"max_crashes": max_crashes, "error": error}
+        )
+
+    async def wake_due(self, connection: Connection) -> int:
+        """Make up to 500 workflows whose timer is due claimable. Returns how many."""
+        return await _count(connection, self._sql["wake_due"], {})
+
+
+async def _count(connection: Connection, sql: bytes, arguments: dict[str, object]) -> int:
+    cursor = await connection.execute(sql, arguments)
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _positions(texts: Collection[str]) -> frozenset[tuple[str, int]]:
+    pairs = (text.rpartition(":") for text in texts)
+    return frozenset((branch, int(seq)) for branch, _, seq in pairs)

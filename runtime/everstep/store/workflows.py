@@ -1,0 +1,138 @@
+"""Statements of workflow.sql: what clients ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from everstep.store.connection import Connection
+from everstep.store.models import (
+    Ending,
+    Outcome,
+    Start,
+    Started,
+    Status,
+    StepInfo,
+    WorkflowInfo,
+)
+from everstep.store.statements import statements
+
+
+@dataclass(frozen=True, slots=True)
+class Eager:
+    """The worker that starts and claims in one statement, and the names it knows."""
+
+    me: UUID
+    version: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which workflows to list; None means any. `attributes`: all of these must be there."""
+
+    statuses: Sequence[Status] | None = None
+    name: str | None = None
+    queue: str | None = None
+    version: str | None = None
+    id_prefix: str | None = None
+    attributes: dict[str, Any] | None = None
+    since: datetime | None = None
+
+
+class Workflows:
+    """The statements of workflow.sql."""
+
+    def __init__(self, schema: str) -> None:
+        self._sql = statements(schema)
+
+    async def start(
+        self, connection: Connection, starts: Sequence[Start], eager: Eager | None = None
+    ) -> Started:
+        """Start a batch (ids distinct). An id that exists already is left as it is."""
+        ordered = sorted(starts, key=lambda start: start.id)
+        arguments = {
+            "ids": [s.id for s in ordered],
+            "names": [s.name for s in ordered],
+            "queues": [s.queue for s in ordered],
+            "priorities": [s.priority for s in ordered],
+            "delays": [s.delay for s in ordered],
+            "codecs": [s.codec for s in ordered],
+            "inputs": [s.input for s in ordered],
+            "attributes": [None if s.attributes is None else Jsonb(s.attributes) for s in ordered],
+            "me": eager.me if eager else None,
+            "version": eager.version if eager else None,
+            "known": list(eager.names) if eager else [],
+        }
+        cursor = await connection.execute(self._sql["start"], arguments)
+        row = await cursor.fetchone()
+        assert row is not None
+        return Started(frozenset(row.existing), frozenset(row.claimed))
+
+    async def inputs(
+        self, connection: Connection, ids: Sequence[str]
+    ) -> dict[str, tuple[str, int, bytes]]:
+        """Name, codec and input of the workflows with these ids."""
+        cursor = await connection.execute(self._sql["inputs"], {"ids": list(ids)})
+        return {row.id: (row.name, row.codec, row.input) for row in await cursor.fetchall()}
+
+    async def outcomes(self, connection: Connection, ids: Sequence[str]) -> list[Outcome]:
+        """Those of the workflows that have finished."""
+        cursor = await connection.execute(self._sql["outcomes"], {"ids": list(ids)}, binary=True)
+        return [
+            Outcome(row.id, row.name, Ending(row.status), row.codec, row.output, row.error)
+            for row in await cursor.fetchall()
+        ]
+
+    async def known_ids(self, connection: Connection, ids: Sequence[str]) -> set[str]:
+        """Those of the ids that exist."""
+        cursor = await connection.execute(self._sql["known_ids"], {"ids": list(ids)})
+        return {row.id for row in await cursor.fetchall()}
+
+    async def describe(self, connection: Connection, workflow_id: str) -> WorkflowInfo | None:
+        """One workflow with its payloads, or None."""
+        cursor = await connection.execute(self._sql["describe"], {"id": workflow_id})
+        row = await cursor.fetchone()
+        return None if row is None else _info(row)
+
+    async def list_workflows(
+        self, connection: Connection, chosen: Filter, limit: int
+    ) -> list[WorkflowInfo]:
+        """Workflows, newest first, without payloads."""
+        arguments = {
+            "statuses": None if chosen.statuses is None else [str(s) for s in chosen.statuses],
+            "name": chosen.name,
+            "queue": chosen.queue,
+            "version": chosen.version,
+            "prefix": chosen.id_prefix,
+            "attributes": None if chosen.attributes is None else Jsonb(chosen.attributes),
+            "since": chosen.since,
+            "limit": limit,
+        }
+        cursor = await connection.execute(self._sql["list_workflows"], arguments)
+        return [_info(row) for row in await cursor.fetchall()]
+
+    async def list_steps(
+        self, connection: Connection, workflow_id: str, limit: int
+    ) -> list[StepInfo]:
+        """The recorded steps of a workflow, in order."""
+        cursor = await connection.execute(
+            self._sql["list_steps"], {"id": workflow_id, "limit": limit}
+        )
+        return [StepInfo(*row) for row in await cursor.fetchall()]
+
+    async def cancel(self, connection: Connection, workflow_id: str, error: bytes) -> str:
+        """Cancel: 'cancelled' (it was not running), 'cancelling' (its worker is told), 'finished', 'unknown'."""
+        cursor = await connection.execute(self._sql["cancel"], {"id": workflow_id, "error": error})
+        row = await cursor.fetchone()
+        assert row is not None
+        return str(row.verdict)
+
+
+def _info(row: Any) -> WorkflowInfo:
+    return WorkflowInfo(row.id, row.name, Status(row.status), *row[3:])
