@@ -59,7 +59,7 @@ async def _run(settings: Settings) -> int:
     finally:
         await lease.release()
         await health.stop()
-        await kube.client.close()
+        await kube.close()
 
 
 async def _act(settings: Settings, reconciler: Any, lease: Any, stop: asyncio.Event) -> int:
@@ -87,7 +87,7 @@ async def _first(stopped: Any, wanted: Any) -> bool:
     """Whether `wanted` came before the signal to stop."""
     stopping, wanting = asyncio.ensure_future(stopped), asyncio.ensure_future(wanted)
     await asyncio.wait([stopping, wanting], return_when=asyncio.FIRST_COMPLETED)
-    won = wanting.done()
+    won = bool(wanting.done())
     for task in (stopping, wanting):
         task.cancel()
     await asyncio.gather(stopping, wanting, return_exceptions=True)

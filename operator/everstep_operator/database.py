@@ -186,7 +186,7 @@ def _version(row: dict[str, Any]) -> Version:
 
 
 def _named(statement: str, schema: str) -> sql.Composed:
-    return sql.SQL(statement).format(schema=sql.Identifier(schema))  # type: ignore[arg-type]
+    return sql.SQL(statement).format(schema=sql.Identifier(schema))
 
 
 async def _reason(url: str) -> Unknown:

@@ -68,9 +68,9 @@ async def connect() -> ApiClient:
     """A client for the cluster this process runs in, else for the current kubeconfig."""
     configuration = Configuration()
     try:
-        load_incluster_config(client_configuration=configuration)
+        load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except ConfigException:
-        await load_kube_config(client_configuration=configuration)
+        await load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     return ApiClient(configuration=configuration)
 
 
@@ -81,6 +81,9 @@ class Kube:
     client: ApiClient
     writes: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Write requests sent, by verb and plural."""
+
+    async def close(self) -> None:
+        await self.client.close()  # type: ignore[no-untyped-call]
 
     async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
         return await self._send("GET", kind.path(namespace, name))
@@ -169,7 +172,7 @@ class Kube:
                 auth_settings=["BearerToken"],
             )
             answer = await self.client.call_api(*request, _request_timeout=_TIMEOUT)
-            text = await answer.read()
+            text = await answer.read()  # type: ignore[no-untyped-call]
         except OSError as error:  # aiohttp's connection errors and TimeoutError
             raise KubeError(0, f"API server: {error or type(error).__name__}") from error
         return _decode(answer.status, text)

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    # --- Rollout (Reconciling, Stalled)
+    # for Rollout Reconciling and Stalled
     UP_TO_DATE = "UpToDate"
     SUSPENDED = "Suspended"
     DELETING = "Deleting"
@@ -16,25 +16,25 @@ class Reason(StrEnum):
     PROMOTING = "Promoting"
     RESIZING = "Resizing"
     REJECTED = "RejectedByCluster"
-    # --- SchemaMigrated
+    # for SchemaMigrated
     MIGRATED = "Migrated"
     MIGRATION_PENDING = "MigrationPending"
     MIGRATION_RUNNING = "MigrationRunning"
     MIGRATION_FAILED = "MigrationFailed"
     MIGRATION_BLOCKED = "MigrationPodFailing"
-    # --- Draining
+    # for Draining
     NOTHING_TO_DRAIN = "NothingToDrain"
     WAITING_FOR_WORKFLOWS = "WaitingForWorkflows"
     WAITING_FOR_QUIESCENCE = "WaitingForQuiescence"
     WAITING_FOR_DELAY = "WaitingForScaleDownDelay"
     STRANDED = "WorkflowsWithoutWorkers"
     DRAIN_UNKNOWN = "DatabaseUnknown"
-    # --- Ready
+    # for Ready
     CURRENT_AVAILABLE = "CurrentVersionAvailable"
     CURRENT_UNAVAILABLE = "CurrentVersionUnavailable"
     NO_CURRENT = "NoCurrentVersion"
     SCALED_TO_ZERO = "ScaledToZero"
-    # --- DatabaseReachable
+    # for DatabaseReachable
     CONNECTED = "Connected"
     SECRET_MISSING = "SecretMissing"  # noqa: S105 - a reason, not a password
     INVALID_URL = "InvalidUrl"

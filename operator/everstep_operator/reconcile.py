@@ -99,7 +99,7 @@ class Reconciler:
             self._failures.pop(key, None)
             if pause is not None:
                 self._later(key, pause)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one object's fault must not end the others
             self._later(key, self._backoff(key, error))
         finally:
             self.metrics.count_writes(self.kube)
@@ -127,7 +127,8 @@ class Reconciler:
         except KubeError as error:
             if not error.gone:
                 raise
-            return await self._forget(key)
+            await self._forget(key)
+            return None
         try:
             app = parse(body)
         except InvalidError as error:

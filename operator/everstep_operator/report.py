@@ -5,19 +5,19 @@ Nothing in here counts time, so that equal worlds give equal statuses.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from everstep_operator import names
 from everstep_operator.build.job import job_name
-from everstep_operator.observed import Database, JobState, Known, Observed, State, Unknown
+from everstep_operator.observed import Database, JobState, Known, Observed, State, Unknown, Version
 from everstep_operator.planning.actions import Finding, Plan
 from everstep_operator.planning.migration import last_report
 from everstep_operator.planning.scale import serving
 from everstep_operator.reasons import Reason
 from everstep_operator.resource import DurableApp
-from everstep_operator.schema import to_json
+from everstep_operator.schema import from_json, to_json
 from everstep_operator.status import (
     Condition,
     DatabaseStatus,
@@ -156,16 +156,19 @@ def _versions(app: DurableApp, observed: Observed) -> tuple[VersionStatus, ...]:
 
 def _version(app: DurableApp, observed: Observed, version: str) -> VersionStatus:
     found = observed.deployment(version)
-    size = {
-        "deployment": found.name if found else None,
-        "replicas": found.present if found else None,
-        "ready_replicas": found.available if found else None,
-    }
     row = observed.database.version(version) if isinstance(observed.database, Known) else None
-    if row is None:
-        return VersionStatus(version, **_last_known(app, observed, version), **size)
+    shown = _from_row(row) if row else _last_known(app, observed, version)
+    return replace(
+        shown,
+        deployment=found.name if found else None,
+        replicas=found.present if found else None,
+        ready_replicas=found.available if found else None,
+    )
+
+
+def _from_row(row: Version) -> VersionStatus:
     return VersionStatus(
-        version=version,
+        version=row.version,
         state=row.state.value,
         workers=row.workers,
         running=row.running,
@@ -174,18 +177,18 @@ def _version(app: DurableApp, observed: Observed, version: str) -> VersionStatus
         oldest=row.oldest,
         next_wake=row.next_wake,
         sample=row.sample,
-        **size,
     )
 
 
-def _last_known(app: DurableApp, observed: Observed, version: str) -> dict[str, Any]:
+def _last_known(app: DurableApp, observed: Observed, version: str) -> VersionStatus:
     """While the database is unknown its last numbers stay; without a row only the state does."""
     entries = app.status.get("versions") or ()
-    old = next((v for v in entries if v["version"] == version), {})
-    known = {"state": old.get("state", State.PENDING.value)}
+    old = next((v for v in entries if v["version"] == version), None)
+    if old is None:
+        return VersionStatus(version, State.PENDING.value)
     if isinstance(observed.database, Unknown):
-        known |= {key: old.get(key) for key in ("workers", "running", "queued", "parked")}
-    return known
+        return from_json(VersionStatus, old)
+    return VersionStatus(version, old.get("state", State.PENDING.value))
 
 
 def _migration(app: DurableApp, observed: Observed) -> MigrationStatus | None:

@@ -49,7 +49,7 @@ def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
 
 
 def configuration(settings: Settings) -> kopf.OperatorSettings:
-    """kopf as a watcher and nothing else."""
+    """A kopf that watches and does nothing else."""
     config = kopf.OperatorSettings()
     config.posting.enabled = False
     config.peering.standalone = True
