@@ -21,7 +21,7 @@ MAX_PAYLOAD = 1_048_576
 
 class _StepDecorator(Protocol):
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, function: Callable[P, R], /) -> PlainStep[P, R]: ...
 
@@ -80,7 +80,7 @@ class App:
         return register if function is None else register(function)
 
     @overload
-    def step(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    def step(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...  # type: ignore[overload-overlap]
     @overload
     def step(self, function: Callable[P, R], /) -> PlainStep[P, R]: ...
     @overload

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import timedelta
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, TypeVar, Unpack, overload
 
 from everstep.app import MAX_PAYLOAD
-from everstep.codec import JSON, Payload, encode_plain
+from everstep.codec import Payload, encode_plain
 from everstep.definitions import DEFAULT_QUEUE, Workflow
 from everstep.errors import Failure, UnknownWorkflowError, UsageError
 from everstep.handle import Handle
-from everstep.ids import new_id
 from everstep.outcomes import Outcomes
 from everstep.settings import checked_schema
+from everstep.startable import StartOptions, Takes0, Takes1, Takes2, Takes3, Takes4, make_start
 from everstep.starter import Starter
 from everstep.store.checks import check_schema
 from everstep.store.connection import Link
@@ -23,41 +22,11 @@ from everstep.store.hints import Channel, Ear, Notifier
 from everstep.store.models import Outcome, Start, Started, StepInfo, WorkflowInfo
 from everstep.store.workflows import Eager, Filter, Workflows
 
-A = TypeVar("A", contravariant=True)
-B = TypeVar("B", contravariant=True)
-C = TypeVar("C", contravariant=True)
-D = TypeVar("D", contravariant=True)
-R = TypeVar("R", covariant=True)
-
-
-class Takes0(Protocol[R]):
-    """A workflow that can be started without arguments."""
-
-    def signature(self) -> R: ...
-
-
-class Takes1(Protocol[A, R]):
-    """A workflow that can be started with one argument."""
-
-    def signature(self, a: A, /) -> R: ...
-
-
-class Takes2(Protocol[A, B, R]):
-    """A workflow that can be started with two arguments."""
-
-    def signature(self, a: A, b: B, /) -> R: ...
-
-
-class Takes3(Protocol[A, B, C, R]):
-    """A workflow that can be started with three arguments."""
-
-    def signature(self, a: A, b: B, c: C, /) -> R: ...
-
-
-class Takes4(Protocol[A, B, C, D, R]):
-    """A workflow that can be started with four arguments."""
-
-    def signature(self, a: A, b: B, c: C, d: D, /) -> R: ...
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+R = TypeVar("R")
 
 
 class Client:
@@ -131,58 +100,18 @@ class Client:
     # -- start -----------------------------------------------------------------------------------
 
     @overload
+    async def start(self, workflow: Takes0[R], /, **options: Unpack[StartOptions]) -> Handle[R]: ...
+    @overload
     async def start(
-        self,
-        workflow: Takes0[R],
-        /,
-        *,
-        id: str | None = None,
-        queue: str | None = None,
-        priority: int = 1,
-        delay: timedelta | float = 0,
-        attributes: dict[str, Any] | None = None,
+        self, workflow: Takes1[A, R], a: A, /, **options: Unpack[StartOptions]
     ) -> Handle[R]: ...
     @overload
     async def start(
-        self,
-        workflow: Takes1[A, R],
-        a: A,
-        /,
-        *,
-        id: str | None = None,
-        queue: str | None = None,
-        priority: int = 1,
-        delay: timedelta | float = 0,
-        attributes: dict[str, Any] | None = None,
+        self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Unpack[StartOptions]
     ) -> Handle[R]: ...
     @overload
     async def start(
-        self,
-        workflow: Takes2[A, B, R],
-        a: A,
-        b: B,
-        /,
-        *,
-        id: str | None = None,
-        queue: str | None = None,
-        priority: int = 1,
-        delay: timedelta | float = 0,
-        attributes: dict[str, Any] | None = None,
-    ) -> Handle[R]: ...
-    @overload
-    async def start(
-        self,
-        workflow: Takes3[A, B, C, R],
-        a: A,
-        b: B,
-        c: C,
-        /,
-        *,
-        id: str | None = None,
-        queue: str | None = None,
-        priority: int = 1,
-        delay: timedelta | float = 0,
-        attributes: dict[str, Any] | None = None,
+        self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, **options: Unpack[StartOptions]
     ) -> Handle[R]: ...
     @overload
     async def start(
@@ -193,62 +122,31 @@ class Client:
         c: C,
         d: D,
         /,
-        *,
-        id: str | None = None,
-        queue: str | None = None,
-        priority: int = 1,
-        delay: timedelta | float = 0,
-        attributes: dict[str, Any] | None = None,
+        **options: Unpack[StartOptions],
     ) -> Handle[R]: ...
     async def start(
-        self,
-        workflow: Any,
-        /,
-        *args: Any,
-        id: str | None = None,
-        queue: str | None = None,
-        priority: int = 1,
-        delay: timedelta | float = 0,
-        attributes: dict[str, Any] | None = None,
+        self, workflow: Any, /, *args: Any, **options: Unpack[StartOptions]
     ) -> Handle[Any]:
         """Start a workflow; it exists, durably, when this returns.
 
-        `id` is the idempotency key: the same id with the same workflow and input gives the same workflow, and
-        WorkflowConflictError otherwise. `priority` 0 (first) to 3; `delay` in seconds or as a timedelta;
-        `attributes` can be filtered by. Raises PayloadError if the arguments cannot be recorded.
+        The same `id` with the same workflow and input gives the same workflow; with another name or input
+        it raises WorkflowConflictError. Raises PayloadError if the arguments cannot be recorded. Options are
+        those of StartOptions.
         """
         if not isinstance(workflow, Workflow):
             raise UsageError(
                 f"client.start takes a function decorated with @app.workflow, not {workflow!r}"
             )
         body = workflow.arguments.encode(args, {}, self._max_payload)
-        start = make_start(
-            workflow.name,
-            body,
-            id=id,
-            queue=queue or workflow.queue,
-            priority=priority,
-            delay=delay,
-            attributes=attributes,
-        )
+        start = make_start(workflow.name, body, workflow.queue, options)
         return await self._start(start, workflow.result)
 
     async def start_named(
-        self,
-        name: str,
-        input: dict[str, Any],
-        *,
-        id: str | None = None,
-        queue: str = DEFAULT_QUEUE,
-        priority: int = 1,
-        delay: timedelta | float = 0,
-        attributes: dict[str, Any] | None = None,
+        self, name: str, input: dict[str, Any], **options: Unpack[StartOptions]
     ) -> Handle[Any]:
         """Start a workflow whose code is not here: by name, its input a JSON object of its parameters."""
         body = encode_plain(input, f"input of workflow {name}", self._max_payload)
-        start = make_start(
-            name, body, id=id, queue=queue, priority=priority, delay=delay, attributes=attributes
-        )
+        start = make_start(name, body, DEFAULT_QUEUE, options)
         return await self._start(start, Payload(Any, f"result of workflow {name}"))
 
     async def _start(self, start: Start, payload: Payload[Any]) -> Handle[Any]:
@@ -309,35 +207,3 @@ class Client:
         if verdict == "cancelled":
             self._notifier.hint(Channel.DONE)
         return verdict != "finished"
-
-
-def make_start(
-    name: str,
-    body: bytes,
-    *,
-    id: str | None,
-    queue: str,
-    priority: int,
-    delay: timedelta | float,
-    attributes: dict[str, Any] | None,
-) -> Start:
-    """A checked Start. Raises UsageError that names the option."""
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-    if id is not None and not 1 <= len(id.encode()) <= 512:
-        raise UsageError(f"a workflow id has 1 to 512 bytes, not {len(id.encode())}")
-    if id is not None and "\0" in id:
-        raise UsageError("a workflow id holds no NUL character")
-    if priority not in range(4):
-        raise UsageError(f"priority is 0 (first) to 3 (last), not {priority}")
-    if not 0 <= seconds <= 100 * 366 * 86_400:
-        raise UsageError(f"delay is between 0 seconds and 100 years, not {delay!r}")
-    return Start(
-        id=new_id() if id is None else id,
-        name=name,
-        queue=queue,
-        codec=JSON,
-        input=body,
-        priority=priority,
-        delay=seconds,
-        attributes=attributes,
-    )

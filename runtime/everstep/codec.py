@@ -13,7 +13,7 @@ import inspect
 import math
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, cast, get_type_hints
 
 import msgspec
 
@@ -57,7 +57,7 @@ class Payload(Generic[T]):
 
     def decode(self, body: bytes) -> T:
         try:
-            return self._decoder.decode(body)  # type: ignore[return-value]
+            return cast(T, self._decoder.decode(body))
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise PayloadError(
                 f"{self.place}: {_brief(body)} does not fit its annotation: {error}"

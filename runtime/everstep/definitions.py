@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from everstep.codec import Arguments, Payload, result_payload
 from everstep.context import Branch, current_branch
@@ -28,7 +28,7 @@ class Workflow(Generic[P, R]):
     """
 
     def __init__(self, function: Callable[..., Any], *, name: str, queue: str) -> None:
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(cast(Any, self), function)
         self.function = function
         self.name = name
         self.queue = queue
@@ -42,11 +42,11 @@ class Workflow(Generic[P, R]):
     def result(self) -> Payload[R]:
         return result_payload(self.function, f"result of workflow {self.name}")
 
-    def signature(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def signature(self, *args: P.args, **kwargs: P.kwargs) -> R:  # noqa: ARG002
         """For type checkers only: what the workflow takes and gives, whatever its colour."""
         raise UsageError("signature() is for type checkers")
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # noqa: ARG002
         raise UsageError(
             f"{self.name} is a workflow: start it with `await client.start({self.__name__}, …)`, "  # type: ignore[attr-defined]
             f"or call its plain function as {self.__name__}.function(…) in a unit test"  # type: ignore[attr-defined]
@@ -67,7 +67,7 @@ class _Step(Generic[P, R]):
         retry: Retry | None,
         timeout: timedelta | None,
     ) -> None:
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(cast(Any, self), function)
         self.function = function
         self.name = name
         self.retry = retry or NO_RETRY

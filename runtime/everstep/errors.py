@@ -174,7 +174,7 @@ class ControlSignal(BaseException):
 
 
 class Fenced(ControlSignal):
-    """This worker no longer owns the workflow: whatever it does now is dropped."""
+    """The worker no longer owns the workflow: whatever it does now is dropped."""
 
 
 class Parked(ControlSignal):

@@ -62,11 +62,12 @@ def step_flow(
     began = time.monotonic()
     attempt = 1
     while True:
+        failure: Exception
         try:
             value = yield Attempt(StepContext(execution.id, *position, name, attempt))
             body, value = payload.round_trip(value, execution.max_payload)
         except PayloadError as error:
-            # Another attempt would return the same kind of value: the step fails, and only this step.
+            # Another attempt would return the same kind of value: the step fails, and only it.
             failure = error
         except Exception as error:  # noqa: BLE001
             delay = retry.delay_after(attempt, error, random.random())  # noqa: S311

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from everstep.codec import Payload
 from everstep.errors import (
@@ -49,7 +49,7 @@ class Handle(Generic[R]):
                 f"workflow {self.id!r} has not finished within {seconds:g} s; it goes on, and "
                 f"`everstep workflow get {self.id}` shows where it stands"
             ) from None
-        return value_of(outcome, self._payload)
+        return cast(R, value_of(outcome, self._payload))
 
     async def _outcome(self) -> Outcome:
         # What this call started is known to exist: no need to ask.

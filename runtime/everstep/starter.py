@@ -80,8 +80,8 @@ class Starter:
             return
         self._started(starts, reply)
         for waiting in batch:
-            if error := conflicts.get(waiting.start.id):
-                _fail(waiting, error)
+            if conflict := conflicts.get(waiting.start.id):
+                _fail(waiting, conflict)
             elif not waiting.done.done():
                 waiting.done.set_result(waiting.start.id not in reply.existing)
 

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from everstep.context import Execution
 from everstep.errors import Cancelled, Fenced, Parked, PayloadError
@@ -22,6 +22,7 @@ from everstep.store.runs import Runs
 
 log = logging.getLogger("everstep")
 
+NEVER = datetime.min.replace(tzinfo=UTC)
 MAX_ROWS = 300
 MAX_BYTES = 1_048_576
 
@@ -204,7 +205,7 @@ class Committer:
         ids = sorted(rows.ids())
         if len(ids) == 1:
             self._refuse(group.executions[ids[0]], rows, reason)
-            return datetime.min
+            return NEVER
         half = set(ids[: len(ids) // 2])
         first = await self._write(group, _only(rows, half))
         second = await self._write(group, _only(rows, set(ids) - half))
@@ -223,7 +224,7 @@ def _fence_all(group: Group) -> None:
     for execution in group.executions.values():
         execution.interrupt(Fenced())
     if not group.done.done():
-        group.done.set_result(datetime.min)
+        group.done.set_result(NEVER)
 
 
 def _owned(rows: CommitBatch) -> list[tuple[str, int]]:

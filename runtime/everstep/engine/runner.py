@@ -76,7 +76,7 @@ class Runner:
             if not isinstance(execution.signal, Cancelled):
                 return
             ending = _cancelled()
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             ending = (Ending.FAILED, None, Failure.of(error).encode())
         await self._finish(execution, ending)
 

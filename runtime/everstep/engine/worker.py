@@ -17,8 +17,8 @@ from everstep.context import numbering_task_factory
 from everstep.engine.tenure import Observers, Phase, Tenure
 from everstep.metrics.local import LocalMetrics
 from everstep.settings import Settings
-from everstep.store.hints import Channel, Ear, Notifier
 from everstep.store.connection import Link
+from everstep.store.hints import Channel, Ear, Notifier
 from everstep.store.models import Claimed, Ending, Outcome, Start
 from everstep.store.workflows import Eager
 

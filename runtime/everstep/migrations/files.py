@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +24,7 @@ class SqlSource(Protocol):
 
     @property
     def name(self) -> str: ...
-    def read_text(self, encoding: str) -> str: ...
+    def read_text(self, encoding: str | None = None) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read_folder(folder: Path) -> list[Migration]:
     return found
 
 
-def parse(sources: list[SqlSource] | list[Path]) -> list[Migration]:
+def parse(sources: Sequence[SqlSource]) -> list[Migration]:
     """Migrations in the order of their numbers. Raises MigrationError if two share one."""
     found: dict[int, Migration] = {}
     for source in sorted(sources, key=lambda f: f.name):

@@ -43,7 +43,7 @@ class Migrated:
 def engine_migrations() -> list[Migration]:
     """The migrations this code brings."""
     folder = files("everstep.migrations")
-    return parse([f for f in folder.iterdir() if f.name[:4].isdigit() and f.name.endswith(".sql")])  # type: ignore[list-item]
+    return parse([f for f in folder.iterdir() if f.name[:4].isdigit() and f.name.endswith(".sql")])
 
 
 def migrate(
@@ -53,11 +53,10 @@ def migrate(
     checked_schema(schema)
     own = [Migration(m.number, m.file, in_schema(m.text, schema)) for m in engine_migrations()]
     users = [] if folder is None else read_folder(folder)
-    with open_connection(url) as connection:
-        with _only_runner(connection, schema, say):
-            _transaction(connection, [in_schema(_ledger(), schema)], "the ledger", say)
-            applied = _run(connection, schema, "engine", own, say)
-            applied += _run(connection, schema, "user", users, say)
+    with open_connection(url) as connection, _OnlyRunner(connection, schema, say):
+        _transaction(connection, [in_schema(_ledger(), schema)], "the ledger", say)
+        applied = _run(connection, schema, "engine", own, say)
+        applied += _run(connection, schema, "user", users, say)
     return Migrated(engine=own[-1].number, applied=applied)
 
 
@@ -78,7 +77,7 @@ def _ledger() -> str:
     return files("everstep.migrations").joinpath("ledger.sql").read_text()
 
 
-class _only_runner:
+class _OnlyRunner:
     """Holds the session lock while migrations run; tells whom it waits for."""
 
     def __init__(self, connection: Connection, schema: str, say: Progress) -> None:

@@ -1,0 +1,108 @@
+"""What `client.start` takes: workflows by the number of their arguments, and the options of a start.
+
+The protocols exist for type checkers: with them the arguments of `client.start(workflow, …)` are checked
+against the workflow's own parameters, defaults included.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Protocol, TypedDict, TypeVar
+
+from everstep.codec import JSON
+from everstep.errors import UsageError
+from everstep.ids import new_id
+from everstep.store.models import Start
+
+A_contra = TypeVar("A_contra", contravariant=True)
+B_contra = TypeVar("B_contra", contravariant=True)
+C_contra = TypeVar("C_contra", contravariant=True)
+D_contra = TypeVar("D_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+_LONGEST_SECONDS = 100 * 366 * 86_400
+
+
+class StartOptions(TypedDict, total=False):
+    """Options of a start, all by keyword.
+
+    `id`: the idempotency key, 1 to 512 bytes; by default a new UUIDv7. `queue`: by default the workflow's.
+    `priority`: 0 (first) to 3 (last), by default 1. `delay`: seconds or timedelta before it may be claimed.
+    `attributes`: a JSON object to filter by.
+    """
+
+    id: str | None
+    queue: str | None
+    priority: int
+    delay: timedelta | float
+    attributes: dict[str, Any] | None
+
+
+class Takes0(Protocol[R_co]):
+    """A workflow that can be started without arguments."""
+
+    def signature(self) -> R_co: ...
+
+
+class Takes1(Protocol[A_contra, R_co]):
+    """A workflow that can be started with one argument."""
+
+    def signature(self, a: A_contra, /) -> R_co: ...
+
+
+class Takes2(Protocol[A_contra, B_contra, R_co]):
+    """A workflow that can be started with two arguments."""
+
+    def signature(self, a: A_contra, b: B_contra, /) -> R_co: ...
+
+
+class Takes3(Protocol[A_contra, B_contra, C_contra, R_co]):
+    """A workflow that can be started with three arguments."""
+
+    def signature(self, a: A_contra, b: B_contra, c: C_contra, /) -> R_co: ...
+
+
+class Takes4(Protocol[A_contra, B_contra, C_contra, D_contra, R_co]):
+    """A workflow that can be started with four arguments."""
+
+    def signature(self, a: A_contra, b: B_contra, c: C_contra, d: D_contra, /) -> R_co: ...
+
+
+def make_start(name: str, body: bytes, queue: str, options: StartOptions) -> Start:
+    """A checked Start. Raises UsageError that names the option."""
+    unknown = options.keys() - StartOptions.__annotations__.keys()
+    if unknown:
+        known = ", ".join(sorted(StartOptions.__annotations__))
+        raise UsageError(f"start() has no option {', '.join(sorted(unknown))}; it has {known}")
+    id_ = options.get("id")
+    return Start(
+        id=new_id() if id_ is None else _checked_id(id_),
+        name=name,
+        queue=options.get("queue") or queue,
+        codec=JSON,
+        input=body,
+        priority=_checked_priority(options.get("priority", 1)),
+        delay=_checked_delay(options.get("delay", 0)),
+        attributes=options.get("attributes"),
+    )
+
+
+def _checked_id(workflow_id: str) -> str:
+    if not 1 <= len(workflow_id.encode()) <= 512:
+        raise UsageError(f"a workflow id has 1 to 512 bytes, not {len(workflow_id.encode())}")
+    if "\0" in workflow_id:
+        raise UsageError("a workflow id holds no NUL character")
+    return workflow_id
+
+
+def _checked_priority(priority: int) -> int:
+    if priority not in range(4):
+        raise UsageError(f"priority is 0 (first) to 3 (last), not {priority}")
+    return priority
+
+
+def _checked_delay(delay: timedelta | float) -> float:
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+    if not 0 <= seconds <= _LONGEST_SECONDS:
+        raise UsageError(f"delay is between 0 seconds and 100 years, not {delay!r}")
+    return seconds
