@@ -1,4 +1,6 @@
-"""`python -m everstep_operator`: run the operator. `… crd`: print the CustomResourceDefinition."""
+"""`python -m everstep_operator`: run the operator. `… crd`: print the
+CustomResourceDefinition. `… check`: ask the API server whether all permissions are there.
+"""
 
 import asyncio
 import json
@@ -22,8 +24,10 @@ def main(arguments: list[str]) -> int:
         case ["crd"]:
             sys.stdout.write(crd_text())
             return 0
+        case ["check"]:
+            return asyncio.run(_check(from_environment()))
         case _:
-            sys.stderr.write("usage: python -m everstep_operator [crd]\n")
+            sys.stderr.write("usage: python -m everstep_operator [crd | check]\n")
             return 2
 
 
@@ -35,6 +39,19 @@ def crd_text() -> str:
     plain = json.loads(json.dumps(definition()))  # without shared parts, which become anchors
     text: str = yaml.safe_dump(plain, sort_keys=False, width=100)
     return text
+
+
+async def _check(settings: Settings) -> int:
+    from everstep_operator.check import problems  # noqa: PLC0415
+    from everstep_operator.kube import Kube, connect  # noqa: PLC0415
+
+    kube = Kube(await connect())
+    try:
+        found = await problems(kube, settings)
+    finally:
+        await kube.close()
+    sys.stdout.write("\n".join(found or ["all that the operator needs is there"]) + "\n")
+    return 1 if found else 0
 
 
 async def _run(settings: Settings) -> int:

@@ -74,8 +74,8 @@ def _leave(app: DurableApp, observed: Observed, database: Known, version: Versio
     if version.open:
         return _hold(app, observed, version, found)
     if version.state is State.DRAINING:
-        changed = database.routing.changed_at or database.routing.database_time
-        left = _QUIESCENCE - (database.routing.database_time - changed)
+        since = version.draining_since or database.routing.database_time
+        left = _QUIESCENCE - (database.routing.database_time - since)
         message = f"{version.version} has no open workflow; a last late claim is waited out"
         return Leaving(
             (MarkDrained(version.version),),
