@@ -15,6 +15,7 @@ from psycopg import conninfo
 from psycopg.rows import namedtuple_row
 
 from everstep.errors import DatabaseRefusedError, DatabaseUnreachableError, SchemaError, UsageError
+from everstep.store import arrays
 
 T = TypeVar("T")
 Connection = psycopg.AsyncConnection[Any]
@@ -72,6 +73,7 @@ async def connect(url: str, application: str) -> Connection:
         )
     except psycopg.OperationalError as error:
         raise unreachable(url, error) from None
+    arrays.register(connection)
     # Behind a transaction pooler a prepared statement may not be there next time; a direct session
     # prepares from the second execution on.
     connection.prepare_threshold = None if _pooled(connection) else 1

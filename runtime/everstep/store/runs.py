@@ -6,12 +6,37 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
+from everstep.store.arrays import Byteas, Column, Ints, Reals, SmallInts, Texts, Timestamps
 from everstep.store.connection import Connection
 from everstep.store.models import Checkpoint, Claimed, CommitBatch, Committed, Verdict
 from everstep.store.statements import statements
 
 CLAIM_TIMEOUT_SECONDS = 15
 """A claim never runs longer on the server; mark_drained waits twice as long (docs/internals/rollout.md)."""
+
+
+_COLUMNS: dict[str, type[Column]] = {
+    "c_id": Texts,
+    "c_epoch": Ints,
+    "c_branch": Texts,
+    "c_seq": Ints,
+    "c_kind": SmallInts,
+    "c_name": Texts,
+    "c_attempts": SmallInts,
+    "c_codec": SmallInts,
+    "c_output": Byteas,
+    "c_error": Byteas,
+    "c_seconds": Reals,
+    "d_id": Texts,
+    "d_epoch": Ints,
+    "d_status": SmallInts,
+    "d_output": Byteas,
+    "d_error": Byteas,
+    "p_id": Texts,
+    "p_epoch": Ints,
+    "p_wake_at": Timestamps,
+    "p_key": Texts,
+}
 
 
 class Runs:
@@ -78,8 +103,10 @@ class Runs:
         self, connection: Connection, batch: CommitBatch, *, waiting: bool = False
     ) -> Committed:
         """Record a batch. `waiting`: wait for runs that others hold locked instead of leaving them over."""
-        arguments = {name: getattr(batch, name) for name in CommitBatch.__slots__}
-        arguments["ids"] = sorted(batch.ids())
+        arguments: dict[str, object] = {
+            name: column(getattr(batch, name)) for name, column in _COLUMNS.items()
+        }
+        arguments["ids"] = Texts(sorted(batch.ids()))
         arguments["me"] = self._me
         sql = self._commit_waiting if waiting else self._sql["commit"]
         cursor = await connection.execute(sql, arguments)

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from everstep.store.arrays import Byteas, Floats, SmallInts, Texts
 from everstep.store.connection import Connection
 from everstep.store.models import (
     Ending,
@@ -56,14 +57,14 @@ class Workflows:
     ) -> Started:
         """Start a batch (ids distinct). An id that exists already is left as it is."""
         ordered = sorted(starts, key=lambda start: start.id)
-        arguments = {
-            "ids": [s.id for s in ordered],
-            "names": [s.name for s in ordered],
-            "queues": [s.queue for s in ordered],
-            "priorities": [s.priority for s in ordered],
-            "delays": [s.delay for s in ordered],
-            "codecs": [s.codec for s in ordered],
-            "inputs": [s.input for s in ordered],
+        arguments: dict[str, object] = {
+            "ids": Texts([s.id for s in ordered]),
+            "names": Texts([s.name for s in ordered]),
+            "queues": Texts([s.queue for s in ordered]),
+            "priorities": SmallInts([s.priority for s in ordered]),
+            "delays": Floats([s.delay for s in ordered]),
+            "codecs": SmallInts([s.codec for s in ordered]),
+            "inputs": Byteas([s.input for s in ordered]),
             "attributes": [None if s.attributes is None else Jsonb(s.attributes) for s in ordered],
             "me": eager.me if eager else None,
             "version": eager.version if eager else None,

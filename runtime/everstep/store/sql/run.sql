@@ -62,25 +62,31 @@ f AS MATERIALIZED (
     SELECT r.id, r.epoch, r.cancel, r.version FROM everstep.run r
      WHERE r.id = ANY (%(ids)s::text[]) AND r.worker_id = %(me)s
      ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED),
+-- Full joins, because the planner takes f for one row: it would nest loops over the batch, n times n.
+fc AS MATERIALIZED (
+    SELECT c.*, f.id AS mine FROM f FULL JOIN c ON c.id = f.id AND c.epoch = f.epoch),
+fd AS MATERIALIZED (
+    SELECT d.*, f.id AS mine, f.version FROM f FULL JOIN d ON d.id = f.id AND d.epoch = f.epoch),
+fp AS MATERIALIZED (
+    SELECT p.*, f.id AS mine, f.cancel FROM f FULL JOIN p ON p.id = f.id AND p.epoch = f.epoch),
 n AS (
     INSERT INTO everstep.checkpoint (workflow_id, branch, seq, kind, name, worker_id, epoch, attempts, codec,
                                      output, error, seconds, recorded_at)
-    SELECT c.id, c.branch, c.seq, c.kind, c.name, %(me)s, c.epoch, c.attempts, c.codec,
-           c.output, c.error, c.seconds, everstep.clock()
-      FROM c JOIN f ON f.id = c.id AND f.epoch = c.epoch
+    SELECT id, branch, seq, kind, name, %(me)s, epoch, attempts, codec, output, error, seconds, everstep.clock()
+      FROM fc WHERE id IS NOT NULL AND mine IS NOT NULL
     ON CONFLICT (workflow_id, branch, seq) DO NOTHING RETURNING workflow_id, branch, seq),
 x AS (
-    DELETE FROM everstep.run r USING d JOIN f ON f.id = d.id AND f.epoch = d.epoch
-     WHERE r.id = d.id RETURNING r.id),
+    DELETE FROM everstep.run r USING fd WHERE r.id = fd.id AND fd.mine IS NOT NULL
+    RETURNING r.id, fd.epoch, fd.version, fd.status, fd.output, fd.error),
 w AS (
-    UPDATE everstep.workflow w SET status = d.status, version = f.version, output = d.output, error = d.error,
-           finished_at = everstep.clock(), finished_by = %(me)s, finished_epoch = d.epoch
-      FROM x JOIN d ON d.id = x.id JOIN f ON f.id = x.id AND f.epoch = d.epoch WHERE w.id = x.id
+    UPDATE everstep.workflow w SET status = x.status, version = x.version, output = x.output, error = x.error,
+           finished_at = everstep.clock(), finished_by = %(me)s, finished_epoch = x.epoch
+      FROM x WHERE w.id = x.id
     RETURNING w.id, w.queue, w.name, w.status, extract(epoch FROM everstep.clock() - w.created_at)::float8 AS seconds),
 y AS (
     UPDATE everstep.run r SET state = 3, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
-           wake_at = p.wake_at, wait_key = p.wait_key
-      FROM p JOIN f ON f.id = p.id AND f.epoch = p.epoch AND NOT f.cancel WHERE r.id = p.id RETURNING r.id),
+           wake_at = fp.wake_at, wait_key = fp.wait_key
+      FROM fp WHERE r.id = fp.id AND fp.mine IS NOT NULL AND NOT fp.cancel RETURNING r.id),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
     SELECT 3, queue, name, status, everstep.bucket(seconds), count(*), sum(seconds) FROM w
@@ -91,7 +97,7 @@ SELECT everstep.clock() AS at,
                  SELECT FROM n WHERE n.workflow_id = c.id AND n.branch = c.branch AND n.seq = c.seq)
              UNION SELECT d.id FROM d WHERE NOT EXISTS (SELECT FROM w WHERE w.id = d.id)
              UNION SELECT p.id FROM p WHERE NOT EXISTS (SELECT FROM y WHERE y.id = p.id)
-                 AND NOT EXISTS (SELECT FROM f WHERE f.id = p.id AND f.epoch = p.epoch AND f.cancel)) AS leftovers;
+                 AND NOT EXISTS (SELECT FROM fp WHERE fp.id = p.id AND fp.cancel)) AS leftovers;
 
 -- name: verdict
 -- What became of rows the commit did not take: am I still the owner, was it I who finished it (a reply was
