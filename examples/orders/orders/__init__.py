@@ -1,0 +1,1 @@
+"""A small shop on everstep: orders are validated, charged, booked, packed and shipped."""
