@@ -68,7 +68,7 @@ async def _feed(file: Path, repeat: int, *, wait: bool) -> None:
         handles = [h for s in suffixes async for h in start_all(client, orders, s)]
         click.echo(f"started {sum(h.created for h in handles)} of {len(handles)} workflows")
         if wait:
-            failed = sum([await _failed(handle) for handle in handles])
+            failed = sum(await asyncio.gather(*(_failed(handle) for handle in handles)))
             click.echo(f"finished {len(handles)}, of which {failed} failed")
 
 

@@ -20,26 +20,32 @@ from typing import Protocol
 
 import psycopg
 
+Connection = psycopg.AsyncConnection[tuple[object, ...]]
+
 
 class ProviderDown(Exception):
     """The payment provider did not answer: trying again helps."""
 
 
 class Database:
-    """One connection for this process, used by one statement at a time, opened anew when it is lost."""
+    """A few connections for this process, each used by one statement at a time, opened when first needed."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, connections: int = 8) -> None:
         self._url = url
-        self._lock = asyncio.Lock()
-        self._connection: psycopg.AsyncConnection[tuple[object, ...]] | None = None
+        self._free: asyncio.LifoQueue[Connection | None] = asyncio.LifoQueue()
+        for _ in range(connections):
+            self._free.put_nowait(None)
 
     async def execute(self, statement: str, values: Sequence[object]) -> None:
-        async with self._lock:
-            if self._connection is None or self._connection.closed:
-                self._connection = await psycopg.AsyncConnection.connect(
+        connection = await self._free.get()
+        try:
+            if connection is None or connection.closed:
+                connection = await psycopg.AsyncConnection.connect(
                     self._url, autocommit=True, application_name="orders"
                 )
-            await self._connection.execute(statement.encode(), values)
+            await connection.execute(statement.encode(), values)
+        finally:
+            self._free.put_nowait(connection)
 
 
 @dataclass(frozen=True)
