@@ -51,10 +51,11 @@ def connect_arguments(url: str, application: str) -> dict[str, Any]:
     """Keyword arguments for psycopg.connect. Raises UsageError for a malformed connection string."""
     try:
         given = conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError as error:
+    except psycopg.ProgrammingError:
+        # What libpq says about it quotes the string, and the password with it.
         raise UsageError(
-            f"the database URL is malformed ({str(error).strip()}); it looks like "
-            f"postgresql://user:password@host:5432/name"
+            "the database URL is malformed. Write it as postgresql://user:password@host:5432/name, with "
+            "@ : / ? # % in the password percent-encoded, or as host=… user=… dbname=…"
         ) from None
     return {
         **_KEEPALIVE,
@@ -74,9 +75,13 @@ async def connect(url: str, application: str) -> Connection:
     except psycopg.OperationalError as error:
         raise unreachable(url, error) from None
     arrays.register(connection)
-    # Behind a transaction pooler a prepared statement may not be there next time; a direct session
-    # prepares from the second execution on.
-    connection.prepare_threshold = None if _pooled(connection) else 1
+    # Behind a transaction pooler neither a prepared statement nor a setting may be there next time.
+    if _pooled(connection):
+        connection.prepare_threshold = None
+    else:
+        connection.prepare_threshold = 0
+        # The statements are few and large: planning one anew takes longer than running it.
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
     return connection
 
 
