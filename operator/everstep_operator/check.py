@@ -31,10 +31,12 @@ async def problems(kube: Kube, settings: Settings) -> list[str]:
             await kube.items(APPS, namespace)
         except KubeError as error:
             found.append(f"DurableApps of {where} cannot be listed: {error}")
-        for group, resource, verbs in NEEDED:
-            for verb in verbs:
-                if not await _allowed(kube, namespace, group, resource, verb):
-                    found.append(f"{verb} {resource} is not allowed in {where}")
+        found += [
+            f"{verb} {resource} is not allowed in {where}"
+            for group, resource, verbs in NEEDED
+            for verb in verbs
+            if not await _allowed(kube, namespace, group, resource, verb)
+        ]
     return found
 
 

@@ -64,14 +64,18 @@ EVENTS = Kind("/api/v1", "events")
 LEASES = Kind("/apis/coordination.k8s.io/v1", "leases")
 
 
-async def connect() -> ApiClient:
-    """A client for the cluster this process runs in, else for the current kubeconfig."""
+async def connect(kubeconfig: str | None = None) -> ApiClient:
+    """A client for the cluster this process runs in, else for a kubeconfig."""
     configuration = Configuration()
     try:
         load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except ConfigException:
-        await load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    return ApiClient(configuration=configuration)
+        await load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=kubeconfig, client_configuration=configuration
+        )
+    client = ApiClient(configuration=configuration)
+    client.user_agent = names.MANAGER
+    return client
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """The operator against a real API server and a real Postgres; the test plays the controllers."""
 
+import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -227,9 +228,8 @@ async def test_scale_subresource_resizes_the_current_version(line: Line) -> None
     assert line.deployments() == {"v1": 5}
     line.run_pods("v1")
     await line.look(2)
-    scale = line.api.get(
-        "--raw", "/apis/everstep.dev/v1alpha1/namespaces/default/durableapps/shop/scale"
-    )
+    path = "/apis/everstep.dev/v1alpha1/namespaces/default/durableapps/shop/scale"
+    scale = json.loads(line.api.kubectl("get", "--raw", path))
     assert scale["status"] == {"replicas": 5, "selector": names.selector_text("shop", "v1")}
 
 
