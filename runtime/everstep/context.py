@@ -14,17 +14,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from everstep.acknowledgement import Acknowledgement
 from everstep.errors import ControlSignal, NonDeterminismError, UsageError
 from everstep.store.models import Checkpoint, CheckpointKind
 
 
 class Recorder(Protocol):
-    """Takes checkpoints and parks into the next group commit; the future resolves to the database's time."""
+    """Takes checkpoints and parks into the next group commit, which acknowledges them."""
 
-    def checkpoint(self, execution: Execution, row: Checkpoint) -> asyncio.Future[datetime]: ...
-    def park(
-        self, execution: Execution, wake_at: datetime | None, key: str
-    ) -> asyncio.Future[datetime]: ...
+    def checkpoint(self, execution: Execution, row: Checkpoint) -> Acknowledgement: ...
+    def park(self, execution: Execution, wake_at: datetime | None, key: str) -> Acknowledgement: ...
     @property
     def clock(self) -> Clock: ...
 
@@ -50,7 +49,7 @@ class Execution:
     plain: bool = False
     signal: ControlSignal | None = None
     broken: Exception | None = None
-    pending: asyncio.Future[datetime] | None = None
+    pending: Acknowledgement | None = None
     steps_running: int = 0
     moves: int = 0
     branches: int = 0
@@ -67,7 +66,7 @@ class Execution:
             raise NonDeterminismError(self.id, where, expected, f"{kind.name.lower()} {name}")
         return row
 
-    def record(self, row: Checkpoint) -> asyncio.Future[datetime]:
+    def record(self, row: Checkpoint) -> Acknowledgement:
         """Hand a checkpoint to the next group commit. Called on the event loop."""
         self.log[row.branch, row.seq] = row
         self.pending = self.recorder.checkpoint(self, row)
@@ -76,8 +75,8 @@ class Execution:
     async def settle(self) -> None:
         """Wait until everything recorded so far is durable, and raise if this worker may not go on."""
         pending = self.pending
-        if pending is not None and not pending.done():
-            await asyncio.shield(pending)
+        if pending is not None and pending.at is None:
+            await pending.wait()
         self.check()
 
     def check(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
@@ -36,7 +35,7 @@ async def _sleep(branch: Branch, position: tuple[str, int], seconds: float) -> N
     row = execution.recorded(position, CheckpointKind.SLEEP, "sleep")
     if row is None or row.recorded_at is None:
         row = sleep_row(position, seconds)
-        recorded_at = await asyncio.shield(execution.record(row))
+        recorded_at = await execution.record(row).wait()
         execution.check()
     else:
         assert row.output is not None

@@ -139,7 +139,7 @@ def perform_in_thread(flow: Flow, execution: Execution, call: Callable[[], Any])
             try:
                 match effect:
                     case Settle():
-                        if execution.pending is not None and not execution.pending.done():
+                        if execution.pending is not None and execution.pending.at is None:
                             asyncio.run_coroutine_threadsafe(execution.settle(), loop).result()
                         execution.check()
                     case Attempt(step):

@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from everstep.errors import UsageError
 
@@ -29,10 +30,14 @@ def checked_schema(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything a worker process can be told from outside. Durations in seconds."""
+    """Everything a worker process can be told from outside. Durations in seconds.
+
+    `app` is the name in logs and metrics; empty: that of the App object.
+    """
 
     url: str
     schema: str = "everstep"
+    app: str = ""
     version: str = UNVERSIONED
     pod: str = field(default_factory=socket.gethostname)
     port: int = 9464
@@ -72,9 +77,18 @@ class Settings:
         return cls(**values)  # type: ignore[arg-type]
 
 
+def termination_log(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The file whose content Kubernetes shows in the pod's status, if this process runs in a pod."""
+    if named := environ.get("EVERSTEP_TERMINATION_LOG"):
+        return Path(named)
+    usual = Path("/dev/termination-log")
+    return usual if usual.is_file() and os.access(usual, os.W_OK) else None
+
+
 _VARIABLES: dict[str, tuple[str, type]] = {
     "url": ("EVERSTEP_DATABASE_URL", str),
     "schema": ("EVERSTEP_SCHEMA", str),
+    "app": ("EVERSTEP_APP", str),
     "version": ("EVERSTEP_VERSION", str),
     "pod": ("EVERSTEP_POD", str),
     "port": ("EVERSTEP_PORT", int),

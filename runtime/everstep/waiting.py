@@ -28,9 +28,7 @@ async def wait_until(
             if remaining <= STAY_SECONDS:
                 await asyncio.sleep(remaining)
             elif await _still(execution):
-                await asyncio.shield(
-                    execution.recorder.park(execution, min(execution.waits.values()), key)
-                )
+                await execution.recorder.park(execution, min(execution.waits.values()), key).wait()
             execution.check()
     finally:
         execution.waits.pop(position, None)

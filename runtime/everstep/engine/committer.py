@@ -1,7 +1,7 @@
 """Group commit: the only writer of checkpoints, completions and parks (docs/internals/group-commit.md).
 
 One batch is in flight; whatever arrives meanwhile goes into the next. There is no timer: an idle worker
-commits at once, a busy one commits more at a time. All rows of a batch share one future.
+commits at once, a busy one commits more at a time. All rows of a batch share one acknowledgement.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from everstep.acknowledgement import Acknowledgement
 from everstep.context import Execution
 from everstep.errors import Cancelled, Fenced, Parked, PayloadError
 from everstep.store.connection import Link, RowRejected
@@ -49,9 +50,9 @@ class DatabaseClock:
 
 @dataclass(eq=False, slots=True)
 class Group:
-    """One batch, the executions it speaks of, and the future that resolves when it is durable."""
+    """One batch, the executions it speaks of, and its acknowledgement."""
 
-    done: asyncio.Future[datetime]
+    done: Acknowledgement = field(default_factory=Acknowledgement)
     rows: CommitBatch = field(default_factory=CommitBatch)
     size: int = 0
     executions: dict[str, Execution] = field(default_factory=dict)
@@ -70,10 +71,9 @@ class Committer:
         self._groups: deque[Group] = deque()
         self._flying: Group | None = None
         self._arrived = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
         self.closed = False
 
-    def checkpoint(self, execution: Execution, row: Checkpoint) -> asyncio.Future[datetime]:
+    def checkpoint(self, execution: Execution, row: Checkpoint) -> Acknowledgement:
         """Add a checkpoint to the next commit."""
         group = self._collecting(execution, len(row.output or b"") + len(row.error or b"") + 100)
         rows = group.rows
@@ -92,7 +92,7 @@ class Committer:
 
     def finish(
         self, execution: Execution, ending: Ending, output: bytes | None, error: bytes | None
-    ) -> asyncio.Future[datetime]:
+    ) -> Acknowledgement:
         """Add a completion to the next commit."""
         group = self._collecting(execution, len(output or b"") + len(error or b"") + 100)
         rows = group.rows
@@ -103,9 +103,7 @@ class Committer:
         rows.d_error.append(error)
         return group.done
 
-    def park(
-        self, execution: Execution, wake_at: datetime | None, key: str
-    ) -> asyncio.Future[datetime]:
+    def park(self, execution: Execution, wake_at: datetime | None, key: str) -> Acknowledgement:
         """Add a park to the next commit: the workflow leaves this worker until it wakes."""
         group = self._collecting(execution, 100)
         rows = group.rows
@@ -128,8 +126,8 @@ class Committer:
     async def drained(self) -> None:
         """Wait until everything added so far is durable."""
         last = self._groups[-1] if self._groups else self._flying
-        if last is not None and not last.done.done():
-            await asyncio.shield(last.done)
+        if last is not None:
+            await last.done.wait()
 
     def close(self) -> None:
         """The lease is gone: nothing more is written, and whoever waits is fenced."""
@@ -144,7 +142,7 @@ class Committer:
             raise Fenced
         group = self._groups[-1] if self._groups else None
         if group is None or len(group.rows) >= MAX_ROWS or group.size + size > MAX_BYTES:
-            group = Group(self._loop.create_future())
+            group = Group()
             self._groups.append(group)
             self._arrived.set()
         group.size += size
@@ -155,8 +153,7 @@ class Committer:
         began = time.perf_counter()
         at = await self._write(group, group.rows)
         self._observe(len(group.rows), time.perf_counter() - began)
-        if not group.done.done():
-            group.done.set_result(at)
+        group.done.give(at)
 
     async def _write(self, group: Group, rows: CommitBatch, *, waiting: bool = False) -> datetime:
         """Commit rows, whatever it takes: repeated through faults, halved around a row that is refused."""
@@ -223,8 +220,7 @@ class Committer:
 def _fence_all(group: Group) -> None:
     for execution in group.executions.values():
         execution.interrupt(Fenced())
-    if not group.done.done():
-        group.done.set_result(NEVER)
+    group.done.give(NEVER)
 
 
 def _owned(rows: CommitBatch) -> list[tuple[str, int]]:

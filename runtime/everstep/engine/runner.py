@@ -86,12 +86,12 @@ class Runner:
         """Record the ending. Whoever waits in this process is told once it is durable."""
         execution.signal = None
         try:
-            await asyncio.shield(self._committer.finish(execution, *ending))
+            await self._committer.finish(execution, *ending).wait()
             if execution.broken is not None:
                 # The ending itself was refused: say so in its place.
                 ending = (Ending.FAILED, None, Failure.of(execution.broken).encode())
                 execution.broken = None
-                await asyncio.shield(self._committer.finish(execution, *ending))
+                await self._committer.finish(execution, *ending).wait()
         except (ControlSignal, asyncio.CancelledError):
             return
         if execution.signal is None or isinstance(execution.signal, Cancelled):
