@@ -1,0 +1,1 @@
+"""The command `everstep`: one module per command, and what commands share."""
