@@ -1,0 +1,116 @@
+"""Fixtures for every suite: a Postgres for the session, a fresh database per test, workers and clients.
+
+A test that used `database` ends with fsck: no invariant of the engine may be broken in what it leaves behind.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from support.database import Sql, fresh_database, make_template
+from support.server import Server, binaries, running_server
+
+from everstep import App, Client, Settings, Worker
+
+StartWorker = Callable[..., Awaitable[Worker]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--postgres",
+        default="wheel",
+        help="which Postgres: `wheel` (18, the default) or a major version that is installed, such as 15",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "no_fsck: the test breaks an invariant on purpose")
+
+
+def pytest_report_header() -> str:
+    return f"seed: {SEED} (repeat with SEED={SEED})"
+
+
+SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The session's seed, shown with a failure of the test that uses it; SEED=… repeats it."""
+    request.node.user_properties.append(("seed", SEED))
+    print(f"seed {SEED}")
+    return SEED
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    return random.Random(seed)
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server for the session, its template database migrated."""
+    version = request.config.getoption("--postgres")
+    if binaries(version) is None:
+        pytest.skip(f"PostgreSQL {version} is not installed")
+    with running_server(version) as server:
+        make_template(server)
+        yield server
+
+
+@pytest.fixture
+def empty_database(postgres: Server) -> Iterator[str]:
+    """The url of a database without a schema."""
+    with fresh_database(postgres, template=None) as name:
+        yield postgres.url(name)
+
+
+@pytest.fixture
+def database(postgres: Server, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The url of a migrated database; checked by fsck when the test is over."""
+    with fresh_database(postgres) as name:
+        yield postgres.url(name)
+        if request.node.get_closest_marker("no_fsck") is None:
+            check_invariants(postgres.url(name))
+
+
+@pytest.fixture
+def sql(database: str) -> Iterator[Sql]:
+    """Runs SQL on the test's database."""
+    runner = Sql(database)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def app() -> App:
+    return App("test")
+
+
+@pytest.fixture
+async def client(database: str) -> AsyncIterator[Client]:
+    async with Client.connect(database) as client:
+        yield client
+
+
+@pytest.fixture
+async def worker(database: str, app: App) -> AsyncIterator[StartWorker]:
+    """`await worker(app?, queues=?, **settings)`: a worker in this process, stopped after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            which: App | None = None, *, queues: list[str] | None = None, **settings: Any
+        ) -> Worker:
+            chosen = Settings(**{"url": database, "lease_ttl": 5.0, "grace": 5.0, **settings})
+            return await stack.enter_async_context(Worker(which or app, chosen, queues))
+
+        yield start
+
+
+def check_invariants(url: str) -> None:
+    """Fails with what fsck finds."""

@@ -1,0 +1,38 @@
+"""Waiting for a condition that only the database, or another process, can tell of."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PAUSE_SECONDS = 0.01
+
+
+async def eventually(
+    condition: Callable[[], T | Awaitable[T]], *, within: float = 15.0, what: str = ""
+) -> T:
+    """The first true value of `condition`, asked again and again. Fails after `within` seconds."""
+    deadline = time.monotonic() + within
+    while True:
+        answer = condition()
+        value = await answer if inspect.isawaitable(answer) else answer
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within:g} s: {what or inspect.getsource(condition)}")
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+def eventually_now(condition: Callable[[], T], *, within: float = 15.0, what: str = "") -> T:
+    """The same for tests without an event loop."""
+    deadline = time.monotonic() + within
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within:g} s: {what or inspect.getsource(condition)}")
+        time.sleep(PAUSE_SECONDS)
+    return value
