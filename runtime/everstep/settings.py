@@ -14,6 +14,9 @@ from everstep.errors import UsageError
 UNVERSIONED = "unversioned"
 """The version of code that was not given one; it becomes current by itself where nobody routes."""
 
+DEFAULT_PORT = 9464
+"""Of a worker pod: probes and metrics."""
+
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,40}\Z")
 _VERSION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?\Z")
 
@@ -32,7 +35,8 @@ def checked_schema(name: str) -> str:
 class Settings:
     """Everything a worker process can be told from outside. Durations in seconds.
 
-    `app` is the name in logs and metrics; empty: that of the App object.
+    `app` is the name in logs and metrics; empty: that of the App object. `port` of the probes and metrics;
+    0: any free one, None: none, which is the default only where the environment is not asked.
     """
 
     url: str
@@ -40,7 +44,7 @@ class Settings:
     app: str = ""
     version: str = UNVERSIONED
     pod: str = field(default_factory=socket.gethostname)
-    port: int = 9464
+    port: int | None = None
     concurrency: int = 200
     threads: int = 32
     grace: float = 30.0
@@ -64,7 +68,7 @@ class Settings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, **given: object) -> Settings:
         """Settings from EVERSTEP_* variables; what is `given` (and not None) goes before them."""
-        values: dict[str, object] = {}
+        values: dict[str, object] = {"port": DEFAULT_PORT}
         for name, (variable, kind) in _VARIABLES.items():
             if environ.get(variable):
                 values[name] = _parsed(variable, environ[variable], kind)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -24,8 +23,11 @@ from everstep.engine.loops import run
 from everstep.engine.runner import Ended, Runner
 from everstep.engine.sweeper import Strays, Sweeper, Timers
 from everstep.errors import Cancelled
+from everstep.metrics.local import LocalMetrics
+from everstep.metrics.sampler import Sampler
 from everstep.settings import UNVERSIONED, Settings
 from everstep.store.connection import Connection, Link, Passing
+from everstep.store.metrics import MetricRows
 from everstep.store.runs import Runs
 from everstep.store.workers import Workers, WorkerState
 
@@ -42,14 +44,6 @@ class Phase(StrEnum):
     OVER = "over"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Observers:
-    """Whom the engine tells what it did: pod-local metrics. Counts, and seconds."""
-
-    claimed: Callable[[int, float], None]
-    committed: Callable[[int, float], None]
-
-
 class Tenure:
     """Begin with `begin`, end with `drain` (SIGTERM) or `abandon` (the lease is gone)."""
 
@@ -61,7 +55,7 @@ class Tenure:
         threads: ThreadPoolExecutor,
         *,
         ended: Ended,
-        observers: Observers,
+        metrics: LocalMetrics,
     ) -> None:
         self.me: UUID = uuid4()
         self.phase = Phase.STARTING
@@ -71,10 +65,11 @@ class Tenure:
         self._tasks: list[asyncio.Task[None]] = []
         self._commit_link = Link(settings.url, "everstep commit")
         self._link = Link(settings.url, "everstep worker")
+        self._metrics_link = Link(settings.url, "everstep metrics")
         self._runs = Runs(settings.schema, self.me, settings.version)
         self._workers = Workers(settings.schema, self.me)
         self._clock = DatabaseClock()
-        self.committer = Committer(self._commit_link, self._runs, self._clock, observers.committed)
+        self.committer = Committer(self._commit_link, self._runs, self._clock, metrics.committed)
         self.runner = Runner(app, self.committer, threads, ended)
         self.claimer = Claimer(
             self._link,
@@ -83,7 +78,7 @@ class Tenure:
             names=sorted(app.workflows),
             queues=queues,
             slots=settings.concurrency,
-            observe=observers.claimed,
+            observe=metrics.claimed,
         )
         self.heartbeat = Heartbeat(
             settings.url,
@@ -93,6 +88,18 @@ class Tenure:
             watchdog=settings.watchdog,
             listener=Listener(beaten=self._beaten, lost=self._lost),
         )
+        self.sampler = Sampler(
+            self._metrics_link,
+            MetricRows(settings.schema),
+            self._workers,
+            metrics,
+            begun=[(workflow.queue, name) for name, workflow in app.workflows.items()],
+        )
+
+    @property
+    def lease_held(self) -> bool:
+        """Whether this worker may write, by its own clock. Any thread may ask."""
+        return self.phase in (Phase.LIVE, Phase.DRAINING) and self.heartbeat.held()
 
     async def begin(self) -> None:
         """Register, and start every loop."""
@@ -103,6 +110,7 @@ class Tenure:
         self._spawn(self.committer.run())
         self._spawn(run(self.claimer))
         self._spawn(run(Timers(self._link, self._runs, self._workers)))
+        self._spawn(run(self.sampler))
         self._spawn(run(Strays(self._link, self._runs, self.runner, interval=settings.lease_ttl)))
         self._spawn(
             run(
@@ -143,6 +151,7 @@ class Tenure:
                 await self.committer.drained()
                 self.committer.close()
                 released = await self._link.retry(self._runs.release, give_up=self.lost.is_set)
+                await self.sampler.stop()
                 await self._link.retry(self._workers.drop_tickets, give_up=self.lost.is_set)
                 await self._set_state(WorkerState.DEAD)
                 log.info("left: %d workflows given back", released)
@@ -195,6 +204,7 @@ class Tenure:
         await self.heartbeat.stop()
         await self._commit_link.close()
         await self._link.close()
+        await self._metrics_link.close()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)

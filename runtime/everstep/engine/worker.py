@@ -14,8 +14,10 @@ from everstep.app import App
 from everstep.client import Client
 from everstep.codec import JSON
 from everstep.context import numbering_task_factory
-from everstep.engine.tenure import Observers, Phase, Tenure
+from everstep.engine.tenure import Phase, Tenure
+from everstep.metrics.exporter import Exporter
 from everstep.metrics.local import LocalMetrics
+from everstep.metrics.vitals import Vitals
 from everstep.settings import Settings
 from everstep.store.connection import Link
 from everstep.store.hints import Channel, Ear, Notifier
@@ -40,8 +42,17 @@ class Worker:
         self.client = Client(
             settings.url, settings.schema, max_payload=app.max_payload, listen=settings.listen
         )
-        self.metrics = LocalMetrics(app.name, settings.version)
+        self.metrics = LocalMetrics(settings.app or app.name, settings.version)
         self.tenure: Tenure | None = None
+        self.vitals = Vitals(
+            phase=lambda: self.phase,
+            lease_held=lambda: self.lease_held,
+            woke_late=self.metrics.woke_late,
+        )
+        self.metrics.watch(
+            slots=settings.concurrency, used=self._running, lease_held=lambda: self.lease_held
+        )
+        self._exporter: Exporter | None = None
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="everstep-plain")
         self._keeper: asyncio.Task[None] | None = None
         self._side_tasks: list[asyncio.Task[None]] = []
@@ -50,14 +61,25 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         asyncio.get_running_loop().set_task_factory(numbering_task_factory)  # type: ignore[arg-type]
+        if self.settings.port is not None:
+            self._exporter = Exporter(self.metrics, self.vitals, self.settings.port)
+            self._exporter.start()
+        try:
+            await self._enter()
+        except BaseException:
+            self._stop_exporter()
+            raise
+        return self
+
+    async def _enter(self) -> None:
         await self.client.open()
-        self._side_tasks = [asyncio.create_task(self._notifier.run())]
+        side = (self._notifier.run(), self.vitals.run())
+        self._side_tasks = [asyncio.create_task(loop) for loop in side]
         if self.settings.listen:
             ear = Ear(self.settings.url, self.settings.schema, {Channel.READY: self._hint})
             self._side_tasks.append(asyncio.create_task(ear.run()))
         await self._begin()
         self._keeper = asyncio.create_task(self._keep())
-        return self
 
     async def __aexit__(
         self,
@@ -81,10 +103,20 @@ class Worker:
         await self.client.close()
         await self._notify_link.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._stop_exporter)
 
     @property
     def phase(self) -> Phase:
         return Phase.STARTING if self.tenure is None else self.tenure.phase
+
+    @property
+    def lease_held(self) -> bool:
+        return self.tenure is not None and self.tenure.lease_held
+
+    @property
+    def port(self) -> int | None:
+        """Where probes and metrics are served, if they are."""
+        return None if self._exporter is None else self._exporter.port
 
     async def _begin(self) -> None:
         tenure = Tenure(
@@ -93,7 +125,7 @@ class Worker:
             self.queues,
             self._threads,
             ended=self._ended,
-            observers=Observers(claimed=self.metrics.claimed, committed=self.metrics.committed),
+            metrics=self.metrics,
         )
         self.tenure = tenure
         await tenure.begin()
@@ -130,3 +162,11 @@ class Worker:
     def _hint(self) -> None:
         if self.tenure is not None:
             self.tenure.claimer.hint()
+
+    def _running(self) -> int:
+        return 0 if self.tenure is None else len(self.tenure.runner.executions)
+
+    def _stop_exporter(self) -> None:
+        if self._exporter is not None:
+            self._exporter.stop()
+            self._exporter = None

@@ -1,0 +1,139 @@
+"""The sampler: one pod at a time asks Postgres what the whole application is doing.
+
+Whoever holds the `metrics` ticket folds deltas into totals, runs the catalogue's statements and publishes what
+they said; the others only ask for the ticket. Each statement fails alone: its metrics keep their last value for
+four intervals and then disappear, never to a false zero. A slow statement runs less often, so that the sampler
+uses no more than a fiftieth of one connection's time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from prometheus_client.metrics_core import Metric as Family
+
+from everstep.engine.heartbeat import boottime
+from everstep.errors import DatabaseRefusedError, SchemaError
+from everstep.metrics import families
+from everstep.metrics.catalogue import Query
+from everstep.metrics.local import LocalMetrics
+from everstep.metrics.snapshot import EMPTY, Reading, Snapshot
+from everstep.metrics.tally import Tally
+from everstep.store.connection import Connection, Link, Passing, RowRejected
+from everstep.store.metrics import FOLD_ROWS, MetricRows
+from everstep.store.workers import Workers
+
+log = logging.getLogger("everstep")
+
+T = TypeVar("T")
+
+TICKET_SECONDS = 30.0
+SHOWN_INTERVALS = 4
+SHARE = 50
+FOLD = "metrics_fold"
+FOLD_ROUNDS = 10
+
+
+class Sampler:
+    """`begun`: the (queue, workflow) pairs whose totals are shown before their first event."""
+
+    name = "metrics"
+
+    def __init__(
+        self,
+        link: Link,
+        rows: MetricRows,
+        workers: Workers,
+        metrics: LocalMetrics,
+        *,
+        begun: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        self._link = link
+        self._rows = rows
+        self._workers = workers
+        self._metrics = metrics
+        self._tally = Tally(begun)
+        self._names = families.Names()
+        self._readings: dict[Query, Reading] = {}
+        self._due: dict[str, float] = {}
+        self._failing: set[str] = set()
+        self._turn = asyncio.Lock()
+        self._stopped = False
+        self.interval = 10.0
+        self.wake = asyncio.Event()
+
+    async def run_once(self) -> int:
+        """Hold the ticket, or try to; with it, fold, ask and publish."""
+        async with self._turn:
+            asked = boottime()
+            if self._stopped or not await self._link.call(self._hold):
+                self._metrics.publish(EMPTY)
+                return 0
+            await self._fold()
+            for query in Query:
+                await self._read(query)
+            self._metrics.names_merged(self._names.merged())
+            # The ticket runs from before it was asked for: the database may have granted it that early.
+            self._metrics.publish(Snapshot(asked + TICKET_SECONDS, dict(self._readings)))
+        return 0
+
+    async def stop(self) -> None:
+        """Show nothing global any more; once this returns, the ticket may be given back."""
+        self._stopped = True
+        self._metrics.publish(EMPTY)
+        async with self._turn:
+            self._metrics.publish(EMPTY)
+
+    async def _hold(self, connection: Connection) -> bool:
+        return await self._workers.hold_ticket(connection, "metrics", TICKET_SECONDS)
+
+    async def _fold(self) -> None:
+        for _ in range(FOLD_ROUNDS):
+            folded = await self._ask(FOLD, self._rows.fold)
+            if folded is None or folded < FOLD_ROWS:
+                return
+
+    async def _read(self, query: Query) -> None:
+        if boottime() < self._due.get(query, 0.0):
+            return
+        found = await self._ask(query, lambda connection: self._families(query, connection))
+        if found is not None:
+            until = boottime() + SHOWN_INTERVALS * self._interval_of(query)
+            self._readings[query] = Reading(found, until)
+
+    async def _families(self, query: Query, connection: Connection) -> tuple[Family, ...]:
+        if query is not Query.TOTALS:
+            return families.gauges(query, await self._rows.gauge(connection, query), self._names)
+        self._tally.update(await self._rows.totals(connection))
+        return families.totals(self._tally.shown(), self._names)
+
+    async def _ask(
+        self, statement: str, function: Callable[[Connection], Awaitable[T]]
+    ) -> T | None:
+        """Run one statement, measure it, and let it fail alone."""
+        began = boottime()
+        try:
+            answer = await self._link.call(function)
+        except (Passing, RowRejected, DatabaseRefusedError, SchemaError) as error:
+            self._failed(statement, error)
+            return None
+        finally:
+            self._due[statement] = began + SHARE * (boottime() - began)
+        self._failing.discard(statement)
+        self._metrics.queried(
+            statement, seconds=boottime() - began, interval=self._interval_of(statement)
+        )
+        return answer
+
+    def _failed(self, statement: str, error: Exception) -> None:
+        self._metrics.query_failed(statement)
+        if statement not in self._failing:
+            log.warning("metrics: %s fails, its values will disappear: %s", statement, error)
+        self._failing.add(statement)
+
+    def _interval_of(self, statement: str) -> float:
+        """How long from one run of a statement to the next."""
+        return max(self.interval, self._due[statement] - boottime())
