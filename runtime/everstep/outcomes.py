@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import defaultdict
 
 from everstep.store.connection import Link, Passing
@@ -69,8 +70,11 @@ class Outcomes:
                 pause = min(pause * 1.5, high)
             else:
                 self._hurry.clear()
+            began = time.perf_counter()
             if await self._poll():
                 pause = low
+            # However many wait and however often they are hurried: one part asking, nine parts pause.
+            await asyncio.sleep(9 * (time.perf_counter() - began))
 
     async def _poll(self) -> int:
         ids = list(self._waiters)[:MAX_IDS]
