@@ -6,7 +6,6 @@ It exits 0 if nothing was lost, no recorded step ran again and `everstep doctor`
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 import sys
 import time
@@ -20,9 +19,9 @@ from orders.feed import read_orders
 from orders.model import Order
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
-from stage import HERE, WorkerProcess, database, run_everstep, workers
+from stage import HERE, WorkerDied, WorkerProcess, database, run_everstep, workers
 from tally import Connection, Tally, count
 
 import everstep
@@ -47,19 +46,26 @@ class Rescue:
 def main() -> int:
     # A SIGTERM ends the demo as Ctrl-C does: through every `finally`.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    orders = {f"order-{order.number}": order for order in read_orders(FILE)}
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
-    ledger = FOLDER / "ledger.jsonl"
     try:
-        with database(FOLDER / "postgres") as url:
-            migrate(url)
-            with workers(2, url, FOLDER, ledger) as fleet:
-                tally, rescue, seconds = asyncio.run(play(url, fleet, orders, ledger))
-            return 0 if conclude(url, tally, rescue, seconds) else 1
+        with database(FOLDER) as url:
+            return 0 if show(url) else 1
     except KeyboardInterrupt:
         console.print("\nstopped; nothing is left running")
         return 130
+    except (everstep.EverstepError, WorkerDied) as error:
+        console.print(f"[red]the demo cannot go on:[/] {escape(str(error))}", soft_wrap=True)
+        return 1
+
+
+def show(url: str) -> bool:
+    """The whole demo against an empty database. Returns whether all is well."""
+    orders = {f"order-{order.number}": order for order in read_orders(FILE)}
+    ledger = FOLDER / "ledger.jsonl"
+    ledger.unlink(missing_ok=True)
+    migrate(url)
+    with workers(2, url, FOLDER, ledger) as fleet:
+        tally, rescue, seconds = asyncio.run(play(url, fleet, orders, ledger))
+    return conclude(url, tally, rescue, seconds)
 
 
 def migrate(url: str) -> None:
@@ -151,7 +157,7 @@ async def watch(connection: Connection, rescue: Rescue) -> None:
 
 
 @contextmanager
-def bars(total: int) -> Iterator[tuple[Progress, int, int]]:
+def bars(total: int) -> Iterator[tuple[Progress, TaskID, TaskID]]:
     """Two bars in a terminal; in a pipe, the same as plain lines once done."""
     columns = (TextColumn("{task.description:<10}"), BarColumn(40), MofNCompleteColumn())
     with Progress(*columns, console=console) as progress:
@@ -210,11 +216,10 @@ def say(what: str, text: str) -> None:
 
 
 def where_next() -> None:
-    data = FOLDER / "postgres"
     console.print("\n[bold]Where to look next[/]")
     for command, what in (
         (
-            f"cd {HERE}; everstep dev orders.app:app --data {data}",
+            f"cd {HERE}; everstep dev orders.app:app --data {FOLDER}",
             "start this database and a worker again",
         ),
         ("everstep workflow list --status failed", "the orders that failed, and why"),

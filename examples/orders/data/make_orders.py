@@ -107,7 +107,12 @@ def _leave(lines: list[Row]) -> None:
 
 def _all(**values: object) -> Spoil:
     """The same mistake on every line of an order."""
-    return lambda lines: [line.update(values) for line in lines] and None
+
+    def spoil(lines: list[Row]) -> None:
+        for line in lines:
+            line.update(values)
+
+    return spoil
 
 
 def _last(**values: object) -> Spoil:
