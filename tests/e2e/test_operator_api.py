@@ -12,13 +12,13 @@ import yaml
 from e2e.bare_api import BareApi, bare_api
 from e2e.kube import CommandFailedError
 from e2e.servers import Postgres, postgres
+
+from everstep.migrations.migrate import migrate
 from everstep_operator import names
 from everstep_operator.__main__ import crd_text
 from everstep_operator.kube import Kube, connect
 from everstep_operator.reconcile import Reconciler
 from everstep_operator.settings import Settings
-
-from everstep.migrations.migrate import migrate
 
 pytestmark = pytest.mark.e2e
 
@@ -327,5 +327,5 @@ def test_a_name_that_cannot_become_a_label_is_refused(api: BareApi, name: str) -
 async def test_the_schema_of_a_database_cannot_be_changed(line: Line) -> None:
     body = durable_app()
     body["spec"]["database"]["schema"] = "other"
-    with pytest.raises(CommandFailedError, match="database.schema cannot be changed"):
+    with pytest.raises(CommandFailedError, match=r"database\.schema cannot be changed"):
         line.api.apply(body)

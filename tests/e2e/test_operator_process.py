@@ -18,6 +18,7 @@ import yaml
 from e2e.bare_api import BareApi, bare_api
 from e2e.kube import TOP, run
 from e2e.waiting import eventually
+
 from everstep_operator.__main__ import crd_text
 
 pytestmark = pytest.mark.e2e
