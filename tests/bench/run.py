@@ -14,12 +14,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -160,10 +162,14 @@ def compare(
     return results
 
 
+def new_database(server: EmbeddedPostgres, name: str) -> str:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    return server.url_of(name)
+
+
 def bare_commit_ms(url: str) -> float:
     """p50 of one INSERT committed alone: what the disk and the driver cost on this machine."""
-    import time
-
     seconds = []
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS bare (n int)")
@@ -215,12 +221,12 @@ def main() -> None:
             mine = Side(
                 "everstep",
                 (sys.executable, str(HERE / "everstep_side.py")),
-                server.create_database("everstep_bench"),
+                new_database(server, "everstep_bench"),
             )
             theirs = None
             if options.dbos_python:
                 command = (options.dbos_python, str(HERE / "dbos_side.py"))
-                theirs = Side("DBOS", command, server.create_database("dbos_bench"))
+                theirs = Side("DBOS", command, new_database(server, "dbos_bench"))
             bare = bare_commit_ms(server.url)
             results = compare(mine, theirs, options.turns, options.size)
     if options.output == "json":
