@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,6 @@ from pathlib import Path
 import psycopg
 
 from everstep.embedded import EmbeddedPostgres
-from everstep.embedded_user import with_parent
 
 HERE = Path(__file__).parent
 SETTINGS = {
@@ -40,7 +40,7 @@ class WorkerProcess:
         self.log = folder / f"{pod}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*with_parent(), *everstep(), "worker", "orders.app:app"],
+                [*_ending_with_this_process(), *everstep(), "worker", "orders.app:app"],
                 cwd=HERE,
                 env={**environment, "EVERSTEP_POD": pod},
                 stdin=subprocess.DEVNULL,
@@ -117,3 +117,9 @@ def run_everstep(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def _ending_with_this_process() -> list[str]:
+    """A prefix that ends a command with SIGTERM when the demo dies without a goodbye, where there is such a thing."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig=TERM", "--"] if setpriv else []
