@@ -44,7 +44,8 @@ class Rescue:
 
 
 def main() -> int:
-    # A SIGTERM ends the demo as Ctrl-C does: through every `finally`.
+    # A SIGTERM ends the demo as Ctrl-C does, through every `finally`; and both work in the background too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with database(FOLDER) as url:
