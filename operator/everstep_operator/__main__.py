@@ -130,6 +130,8 @@ def _logging(settings: Settings) -> None:
     handler.setFormatter(_Json() if settings.log_format == "json" else plain)
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    # A database that is away is told in the status; the pool would repeat it every second.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -83,9 +83,12 @@ class Observer:
         return await self.databases.read(key, url, app.spec.database.schema)
 
     def _deployment(self, body: Mapping[str, Any]) -> Deployment:
-        known = self.memory.generations.get(body["metadata"]["uid"])
-        found = deployment(body)
-        return replace(found, settled=known == body["metadata"]["generation"])
+        meta = body["metadata"]
+        if meta["uid"] not in self.memory.generations and not _foreign(meta):
+            # Seen for the first time, after a restart: as its fields say, only we wrote it.
+            self.memory.generations[meta["uid"]] = meta["generation"]
+        known = self.memory.generations.get(meta["uid"])
+        return replace(deployment(body), settled=known == meta["generation"])
 
     def _gone(self, key: str, pods: list[dict[str, Any]], database: Database) -> frozenset[str]:
         """Level, with a memory: a pod seen once is remembered until SQL knows it is dead.
@@ -135,6 +138,16 @@ def deployment(body: Mapping[str, Any]) -> Deployment:
         created_at=moment(meta.get("creationTimestamp")),
         applied=(meta.get("annotations") or {}).get(names.ANNOTATION_APPLIED),
         failure=_deployment_failure(status),
+    )
+
+
+def _foreign(meta: Mapping[str, Any]) -> bool:
+    """Whether somebody else owns a field of the spec."""
+    return any(
+        entry.get("manager") != names.MANAGER
+        and not entry.get("subresource")
+        and "f:spec" in (entry.get("fieldsV1") or {})
+        for entry in meta.get("managedFields") or ()
     )
 
 

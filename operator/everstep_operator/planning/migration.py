@@ -45,8 +45,10 @@ def _absent(app: DurableApp, observed: Observed, name: str) -> Migration:
     recorded = app.status.get("migration") or {}
     if recorded.get("job") == name and recorded.get("state") == "Migrated":
         return Migration(True, _migrated(name))
-    if isinstance(observed.database, Unknown):
-        message = f"migration Job {name} is not started: {observed.database.message}"
+    database = observed.database
+    # An engine schema this operator cannot read is what the migration is there to change.
+    if isinstance(database, Unknown) and database.reason != Reason.ENGINE_MISMATCH:
+        message = f"migration Job {name} is not started: {database.message}"
         return Migration(False, Finding(Reason.MIGRATION_PENDING, message))
     finding = Finding(Reason.MIGRATION_RUNNING, f"Job {name} is being created")
     return Migration(False, finding, (CreateJob(job(app)),))
@@ -62,8 +64,8 @@ def _running(found: Job, observed: Observed) -> Finding:
     if trouble:
         message = f"Job {found.name} does not get on: {trouble.reason}: {trouble.message}"
         return Finding(Reason.MIGRATION_BLOCKED, message, stalled=True)
-    tried = last_report(found, observed)
-    so_far = f"; its last try ended: {tried.get('message')}" if tried else ""
+    tried = last_report(found, observed) or {}
+    so_far = f"; its last try ended: {tried['message']}" if "message" in tried else ""
     return Finding(Reason.MIGRATION_RUNNING, f"Job {found.name} runs{so_far}")
 
 

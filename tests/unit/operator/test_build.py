@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from unit.operator.worlds import app
+
 from everstep_operator import names
 from everstep_operator.build.deployment import applied_hash, deployment
 from everstep_operator.build.job import job, job_name
 from everstep_operator.resource import DurableApp
-from unit.operator.worlds import app
 
 
 def worker(template: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from everstep_operator.check import NEEDED
 
 TOP = Path(__file__).parents[3]

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import yaml
+from unit.operator.worlds import body
+
 from everstep_operator.__main__ import crd_text
 from everstep_operator.crd import definition
 from everstep_operator.resource import Spec, parse
 from everstep_operator.schema import InvalidError, camel, duration, duration_text
-from unit.operator.worlds import body
 
 TOP = Path(__file__).parents[3]
 SCHEMA = definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

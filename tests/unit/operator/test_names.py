@@ -3,9 +3,10 @@
 import re
 
 import pytest
-from everstep_operator import names
 from hypothesis import given
 from hypothesis import strategies as st
+
+from everstep_operator import names
 
 LABEL = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")
 DNS = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")

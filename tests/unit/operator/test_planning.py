@@ -4,6 +4,18 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from unit.operator.worlds import (
+    NOW,
+    app,
+    at_rest,
+    done_job,
+    known,
+    rolling,
+    running,
+    stored,
+    version,
+)
+
 from everstep_operator.observed import (
     Deployment,
     Job,
@@ -33,17 +45,6 @@ from everstep_operator.planning.actions import (
 )
 from everstep_operator.planning.planner import DRAINING, IDLE, ROLLING, plan
 from everstep_operator.reasons import Reason
-from unit.operator.worlds import (
-    NOW,
-    app,
-    at_rest,
-    done_job,
-    known,
-    rolling,
-    running,
-    stored,
-    version,
-)
 
 APP = app()
 V1 = version("v1", State.CURRENT, workers=3)

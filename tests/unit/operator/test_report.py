@@ -4,12 +4,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from unit.operator.worlds import NOW, app, at_rest, body, known, running, version
+
 from everstep_operator.events import events
 from everstep_operator.observed import Observed, State, Unknown, Unmigrated
 from everstep_operator.planning.planner import plan
 from everstep_operator.report import report, report_invalid
 from everstep_operator.resource import DurableApp
-from unit.operator.worlds import NOW, app, at_rest, body, known, running, version
 
 UNREACHABLE = Unknown("Unreachable", "the database does not answer")
 
