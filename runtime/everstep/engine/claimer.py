@@ -77,6 +77,7 @@ class Claimer:
     async def stop(self) -> None:
         """Claim nothing more; returns once no claim is under way."""
         self.stopped = True
+        self._runner.freed.set()  # whoever waits for room looks again
         async with self._idle:
             pass
 

@@ -60,7 +60,8 @@ class Heartbeat:
 
     async def stop(self) -> None:
         self._stop.set()
-        await asyncio.to_thread(self._thread.join)
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
 
     def held(self) -> bool:
         """Whether the lease still holds, by this machine's own clock."""

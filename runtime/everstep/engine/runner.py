@@ -52,6 +52,9 @@ class Runner:
         self.executions[claimed.id] = execution
         execution.task = self._loop.create_task(self._run(execution, workflow, claimed.input))
         execution.task.add_done_callback(partial(self._left, execution))
+        if claimed.cancel:
+            # Its last owner left before it saw the cancellation.
+            execution.signal = Cancelled()
         return execution
 
     def interrupt(self, workflow_id: str, signal: ControlSignal) -> None:
@@ -66,6 +69,7 @@ class Runner:
 
     async def _run(self, execution: Execution, workflow: Workflow[Any, Any], body: bytes) -> None:
         try:
+            execution.check()
             output = await self._call(execution, workflow, body)
             ending: tuple[Ending, bytes | None, bytes | None] = (Ending.SUCCEEDED, output, None)
         except ControlSignal as signal:

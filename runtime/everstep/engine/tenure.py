@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from enum import StrEnum
@@ -55,9 +55,11 @@ class Tenure:
         threads: ThreadPoolExecutor,
         *,
         ended: Ended,
+        announce: Callable[[], None],
         metrics: LocalMetrics,
     ) -> None:
         self.me: UUID = uuid4()
+        self._announce = announce
         self.phase = Phase.STARTING
         self.lost = asyncio.Event()
         self._settings = settings
@@ -109,7 +111,7 @@ class Tenure:
         settings = self._settings
         self._spawn(self.committer.run())
         self._spawn(run(self.claimer))
-        self._spawn(run(Timers(self._link, self._runs, self._workers)))
+        self._spawn(run(Timers(self._link, self._runs, self._workers, announce=self._announce)))
         self._spawn(run(self.sampler))
         self._spawn(run(Strays(self._link, self._runs, self.runner, interval=settings.lease_ttl)))
         self._spawn(
@@ -120,6 +122,7 @@ class Tenure:
                     self._workers,
                     ttl=settings.lease_ttl,
                     max_crashes=settings.max_crashes,
+                    announce=self._announce,
                 )
             )
         )

@@ -67,7 +67,7 @@ class Worker:
         try:
             await self._enter()
         except BaseException:
-            self._stop_exporter()
+            await self.stop()
             raise
         return self
 
@@ -97,6 +97,7 @@ class Worker:
             await asyncio.gather(self._keeper, return_exceptions=True)
         if self.tenure is not None:
             await (self.tenure.abandon() if self.tenure.lost.is_set() else self.tenure.drain())
+            await self._notifier.flush({Channel.READY})
         for task in self._side_tasks:
             task.cancel()
         await asyncio.gather(*self._side_tasks, return_exceptions=True)
@@ -125,6 +126,7 @@ class Worker:
             self.queues,
             self._threads,
             ended=self._ended,
+            announce=self._announce,
             metrics=self.metrics,
         )
         self.tenure = tenure
@@ -158,6 +160,11 @@ class Worker:
     ) -> None:
         self.client.outcomes.ended(Outcome(workflow_id, "", ending, JSON, output, error))
         self._notifier.hint(Channel.DONE)
+
+    def _announce(self) -> None:
+        """Workflows became claimable: here first, then elsewhere."""
+        self._hint()
+        self._notifier.hint(Channel.READY)
 
     def _hint(self) -> None:
         if self.tenure is not None:

@@ -49,9 +49,13 @@ class Notifier:
             await self._arrived.wait()
             self._arrived.clear()
             due, self._due = self._due, set()
-            with contextlib.suppress(Passing):
-                await self._link.call(lambda c, due=due: self._send(c, due))  # type: ignore[misc]
+            await self.flush(due)
             await asyncio.sleep(COALESCE_SECONDS)
+
+    async def flush(self, due: set[Channel]) -> None:
+        """Send hints now."""
+        with contextlib.suppress(Passing):
+            await self._link.call(lambda connection: self._send(connection, due))
 
     async def _send(self, connection: Connection, due: set[Channel]) -> None:
         names = [_name(self._schema, channel) for channel in sorted(due)]

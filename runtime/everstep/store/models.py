@@ -76,6 +76,7 @@ class Claimed:
     crashes: int
     codec: int
     input: bytes
+    cancel: bool = False
 
 
 @dataclass(frozen=True, slots=True)

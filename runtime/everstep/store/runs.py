@@ -150,6 +150,11 @@ class Runs:
             connection, self._sql["bury"], {"max_crashes": max_crashes, "error": error}
         )
 
+    async def any_due(self, connection: Connection) -> bool:
+        """Whether any timer is due."""
+        cursor = await connection.execute(self._sql["any_due"])
+        return await cursor.fetchone() is not None
+
     async def wake_due(self, connection: Connection) -> int:
         """Make up to 500 workflows whose timer is due claimable. Returns how many."""
         return await _count(connection, self._sql["wake_due"], {})

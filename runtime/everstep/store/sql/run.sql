@@ -28,13 +28,13 @@ u AS (
     UPDATE everstep.run r SET state = 2, worker_id = k.id, version = %(version)s, epoch = r.epoch + 1
       FROM everstep.worker k
      WHERE r.id = ANY (ARRAY(SELECT id FROM c)) AND k.id = %(me)s AND k.state = 1
-    RETURNING r.id, r.name, r.epoch, r.ready_at, r.crashes,
+    RETURNING r.id, r.name, r.epoch, r.ready_at, r.crashes, r.cancel,
               greatest(extract(epoch FROM everstep.clock() - r.ready_at)::float8, 0) AS waited),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
     SELECT 2, %(queue)s, '', 0, everstep.bucket(waited), count(*), sum(waited) FROM u
      GROUP BY everstep.bucket(waited))
-SELECT u.id, u.name, u.epoch, u.ready_at, u.crashes, w.codec, w.input
+SELECT u.id, u.name, u.epoch, u.ready_at, u.crashes, w.codec, w.input, u.cancel
   FROM u JOIN everstep.workflow w ON w.id = u.id;
 
 -- name: load
@@ -157,6 +157,9 @@ m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
     SELECT 3, queue, name, 4, everstep.bucket(seconds), 1, seconds FROM w)
 SELECT count(*) AS buried FROM w;
+
+-- name: any_due
+SELECT FROM everstep.run r WHERE r.state = 3 AND r.wake_at <= everstep.clock() LIMIT 1;
 
 -- name: wake_due
 -- Timers that are due: sleeping workflows and delayed starts become claimable.
