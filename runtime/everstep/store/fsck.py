@@ -53,7 +53,8 @@ def fsck(
     `since`: of finished workflows, look only at those that finished later (None: at all). `timeout` is that of
     each query. Raises DatabaseUnreachableError, SchemaError or UsageError.
     """
-    arguments = connect_arguments(url, "everstep fsck")
+    # A standby may be looked at too.
+    arguments = {**connect_arguments(url, "everstep fsck"), "target_session_attrs": "any"}
     try:
         connection = psycopg.connect(
             **arguments, row_factory=namedtuple_row, prepare_threshold=None
