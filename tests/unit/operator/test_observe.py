@@ -1,0 +1,134 @@
+"""What one look cannot show: lost pods, foreign hands, another database, dead watches."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from unit.operator.worlds import app, known
+
+from everstep_operator import names
+from everstep_operator.database import Databases
+from everstep_operator.freshness import Freshness
+from everstep_operator.observe import Memory, Observer, deployment, trusted
+from everstep_operator.observed import Known, Unknown, Worker
+
+KEY = "shop/orders"
+
+
+def observer() -> Observer:
+    return Observer(kube=None, databases=Databases(), memory=Memory())  # type: ignore[arg-type]
+
+
+def pods(*running: str, ended: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    labels = {names.LABEL_COMPONENT: "worker"}
+    return [
+        {"metadata": {"name": name, "labels": labels}, "status": {"phase": phase}}
+        for phase, group in (("Running", running), ("Failed", ended))
+        for name in group
+    ]
+
+
+def alive(*pods: str) -> Known:
+    return known("v2", workers=tuple(Worker(pod, "v2", "live") for pod in pods))
+
+
+def test_a_pod_that_was_seen_and_is_not_there_is_gone() -> None:
+    looking = observer()
+    assert looking._gone(KEY, pods("a", "b"), alive("a", "b")) == frozenset()
+    assert looking._gone(KEY, pods("b"), alive("a", "b")) == {"a"}
+    assert looking._gone(KEY, pods("b"), alive("a", "b")) == {"a"}, "until SQL knows"
+    assert looking._gone(KEY, pods("b"), alive("b")) == frozenset()
+    assert looking.memory.pods[KEY] == {"b"}
+
+
+def test_a_pod_that_failed_is_gone_though_its_object_is_there() -> None:
+    assert observer()._gone(KEY, pods("b", ended=("a",)), alive("a", "b")) == {"a"}
+
+
+def test_a_worker_outside_kubernetes_is_not_ours_to_declare() -> None:
+    assert observer()._gone(KEY, pods("a"), alive("a", "somebodys-laptop")) == frozenset()
+
+
+def test_a_lost_pod_is_remembered_while_the_database_is_unknown() -> None:
+    looking = observer()
+    looking._gone(KEY, pods("a"), alive("a"))
+    looking._gone(KEY, pods(), Unknown("Unreachable", ""))
+    assert looking._gone(KEY, pods(), alive("a")) == {"a"}
+
+
+def body(generation: int = 4, **status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "orders-v2-1",
+            "uid": "d-1",
+            "generation": generation,
+            "annotations": {names.ANNOTATION_VERSION: "v2"},
+        },
+        "spec": {"replicas": 3},
+        "status": {"observedGeneration": 4, **status},
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "ready"),
+    [
+        ({"replicas": 3, "updatedReplicas": 3, "readyReplicas": 3}, 3),
+        ({"replicas": 4, "updatedReplicas": 1, "readyReplicas": 3}, 0),
+        ({"replicas": 3, "updatedReplicas": 3, "readyReplicas": 2}, 2),
+        ({"observedGeneration": 3, "replicas": 3, "updatedReplicas": 3, "readyReplicas": 3}, 0),
+    ],
+    ids=["settled", "old pods are left", "one not ready", "not seen yet"],
+)
+def test_only_pods_of_the_newest_template_count_as_ready(
+    status: dict[str, int], ready: int
+) -> None:
+    assert deployment(body(**status)).ready == ready
+
+
+def test_a_deployment_seen_first_is_trusted_if_only_we_wrote_it() -> None:
+    def managed(*managers: str) -> dict[str, Any]:
+        made = body()
+        made["metadata"]["managedFields"] = [
+            {"manager": name, "fieldsV1": {"f:spec": {}}} for name in managers
+        ] + [{"manager": "kcm", "subresource": "status", "fieldsV1": {"f:status": {}}}]
+        return made
+
+    assert observer()._deployment(managed(names.MANAGER)).settled
+    assert not observer()._deployment(managed(names.MANAGER, "kubectl-edit")).settled
+
+
+def test_a_deployment_that_moved_since_our_write_is_not_settled() -> None:
+    looking = observer()
+    looking.memory.generations["d-1"] = 4
+    assert looking._deployment(body(4)).settled
+    assert not looking._deployment(body(5)).settled
+
+
+def test_another_database_is_unknown_until_somebody_accepts_it() -> None:
+    of = app(status={"database": {"systemIdentifier": "6999"}})
+    found = trusted(of, known("v2"))
+    assert isinstance(found, Unknown)
+    assert found.reason == "IdentityChanged"
+    assert f"{names.ANNOTATION_ACCEPT_DATABASE}=7000" in found.message
+    accepted = replace(of, annotations={names.ANNOTATION_ACCEPT_DATABASE: "7000"})
+    assert trusted(accepted, known("v2")) == known("v2")
+
+
+def test_a_watch_is_stale_when_a_list_shows_what_it_never_delivered() -> None:
+    fresh = Freshness()
+    fresh.seen("a", "1")
+    fresh.listed("a", "1", now=0)
+    assert fresh.lag(1000) == 0
+    fresh.listed("a", "2", now=1000)
+    fresh.listed("a", "3", now=1060)
+    assert fresh.lag(1100) == 100
+    fresh.seen("a", "3")
+    assert fresh.lag(1200) == 0
+
+
+def test_an_object_the_watch_never_delivered_counts_too() -> None:
+    fresh = Freshness()
+    fresh.listed("a", "1", now=10)
+    assert fresh.lag(30) == 20
+    fresh.forget("a")
+    assert fresh.lag(30) == 0
