@@ -41,6 +41,7 @@ class Sampler:
     """`begun`: the (queue, workflow) pairs whose totals are shown before their first event."""
 
     name = "metrics"
+    interval = 10.0
 
     def __init__(
         self,
@@ -62,7 +63,6 @@ class Sampler:
         self._failing: set[str] = set()
         self._turn = asyncio.Lock()
         self._stopped = False
-        self.interval = 10.0
         self.wake = asyncio.Event()
 
     async def run_once(self) -> int:
