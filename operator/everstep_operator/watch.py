@@ -33,19 +33,23 @@ def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
         reconciler.wake(meta["namespace"], meta["name"])
 
     for group, version, plural in _OWNED:
-
-        @kopf.on.event(
-            group,
-            version,
-            plural,
-            registry=handlers,
-            id=f"{plural}_changed",
-            labels={names.LABEL_APP: kopf.PRESENT},
-        )
-        async def owned_changed(meta: Any, **_: Any) -> None:
-            reconciler.wake(meta["namespace"], meta["labels"][names.LABEL_APP])
-
+        _watch_owned(handlers, reconciler, group, version, plural)
     return handlers
+
+
+def _watch_owned(
+    handlers: kopf.OperatorRegistry, reconciler: Reconciler, group: str, version: str, plural: str
+) -> None:
+    @kopf.on.event(
+        group,
+        version,
+        plural,
+        registry=handlers,
+        id=f"{plural}_changed",
+        labels={names.LABEL_APP: kopf.PRESENT},
+    )
+    async def owned_changed(meta: Any, **_: Any) -> None:
+        reconciler.wake(meta["namespace"], meta["labels"][names.LABEL_APP])
 
 
 def configuration(settings: Settings) -> kopf.OperatorSettings:
