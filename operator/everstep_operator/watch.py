@@ -4,7 +4,7 @@ Only `on.event` is used: no finalizers, no annotations, no daemons. What an even
 again from the API when its object's turn comes, so a lost or doubled event changes nothing.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -72,4 +72,6 @@ async def watch(reconciler: Reconciler, settings: Settings) -> None:
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
+        # Else kopf asks for the user's name, and a container's user has none.
+        identity=cast("Any", settings.identity),
     )
