@@ -75,6 +75,7 @@ async def work(app: App, settings: Settings, queues: list[str] | None) -> None:
         return
     stopping.cancel()
     entering.result()
+    log.info("probes and metrics on port %s", worker.port)
     try:
         await stop.wait()
         log.info("stopping: running steps have %g s, the rest is given back", settings.grace)
