@@ -21,7 +21,9 @@ def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=handlers)
     def login(**kwargs: Any) -> Any:
-        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        # By the address in the environment, as every client does: kopf's own reader of the service
+        # account asks for `kubernetes.default.svc`, and would fail while the cluster's DNS does.
+        return kopf.login_via_client(**kwargs)
 
     @kopf.on.event(names.GROUP, names.API_VERSION, names.PLURAL, registry=handlers)
     async def app_changed(event: Any, meta: Any, **_: Any) -> None:
