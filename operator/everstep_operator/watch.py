@@ -59,8 +59,9 @@ def configuration(settings: Settings) -> kopf.OperatorSettings:
     config = kopf.OperatorSettings()
     config.posting.enabled = False
     config.peering.standalone = True
-    # Without permission to list namespaces and CRDs: namespaces are given by name.
-    config.scanning.disabled = bool(settings.namespaces)
+    # The operator may list neither namespaces nor CRDs: it watches the namespaces it was given or
+    # the whole cluster, and its CRD is there before it is.
+    config.scanning.disabled = True
     for _, _, plural in _OWNED:
         config.watching.label_selectors[plural] = names.LABEL_APP
     return config
