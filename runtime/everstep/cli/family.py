@@ -59,14 +59,14 @@ class Family:
         threading.Thread(target=self._await, args=(worker,), daemon=True).start()
 
     def watch(self, server: EmbeddedPostgres) -> None:
-        """Replace workers that die, until interrupted. Raises SystemExit if that is no use."""
+        """Replace workers that die, until interrupted. Raises click.exceptions.Exit if that is no use."""
         threading.Thread(target=self._await_server, args=(server,), daemon=True).start()
         while (worker := self._ended.get()) is not None:
             self._workers.remove(worker)
             code = worker.process.returncode
             if code in (ExitCode.WRONG_CALL, ExitCode.SCHEMA):
                 # It said why; the next one would say the same.
-                raise SystemExit(code)
+                raise click.exceptions.Exit(code)
             click.echo(f"{worker.name} ended with code {code}: starting it again", err=True)
             time.sleep(PAUSE_SECONDS)
             self.start(worker.name, worker.url, worker.port)

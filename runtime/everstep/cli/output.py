@@ -55,7 +55,7 @@ def print_table(rows: Sequence[Sequence[Any]], titles: Any) -> None:
         table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*(cell(value) for value in row))
-    _console().print(table)
+    _print(table)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
@@ -66,7 +66,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         if value is not None:
             table.add_row(name, cell(value))
-    _console().print(table)
+    _print(table)
 
 
 def cell(value: Any) -> Text:
@@ -109,7 +109,13 @@ def brief(span: timedelta) -> str:
     return " ".join(parts[:2])
 
 
-def _console() -> Console:
-    # A pipe has no width: whoever reads it wants whole lines.
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=10_000)
+def _print(table: Table) -> None:
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(table)
+        return
+    # A pipe has no width: whoever reads it wants whole lines, and nothing after their ends.
+    wide = Console(highlight=False, width=10_000)
+    with wide.capture() as captured:
+        wide.print(table)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
