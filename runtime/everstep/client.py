@@ -80,7 +80,11 @@ class Client:
 
     async def open(self) -> None:
         """Check the database and begin. `connect` does this."""
-        await self._ask_link.first(lambda c: check_schema(c, self._schema))
+        try:
+            await self._ask_link.first(lambda c: check_schema(c, self._schema))
+        except BaseException:
+            await self.close()
+            raise
         loops = [self._starter.run(), self.outcomes.run(), self._notifier.run()]
         if self._ear is not None:
             loops.append(self._ear.run())

@@ -74,6 +74,18 @@ async def connect(url: str, application: str) -> Connection:
         )
     except psycopg.OperationalError as error:
         raise unreachable(url, error) from None
+    try:
+        await _furnish(connection)
+    except psycopg.OperationalError as error:
+        await connection.close()
+        raise unreachable(url, error) from None
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def _furnish(connection: Connection) -> None:
     arrays.register(connection)
     # Behind a transaction pooler neither a prepared statement nor a setting may be there next time.
     if _pooled(connection):
@@ -82,7 +94,6 @@ async def connect(url: str, application: str) -> Connection:
         connection.prepare_threshold = 0
         # The statements are few and large: planning one anew takes longer than running it.
         await connection.execute("SET plan_cache_mode = force_generic_plan")
-    return connection
 
 
 def unreachable(url: str, error: psycopg.Error) -> DatabaseUnreachableError:
