@@ -15,15 +15,19 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from everstep.acknowledgement import Acknowledgement
-from everstep.errors import ControlSignal, NonDeterminismError, UsageError
+from everstep.errors import ControlSignal, Fenced, NonDeterminismError, Parked, UsageError
 from everstep.store.models import Checkpoint, CheckpointKind
 
 
 class Recorder(Protocol):
-    """Takes checkpoints and parks into the next group commit, which acknowledges them."""
+    """Takes checkpoints and parks into the next group commit, which acknowledges them.
+
+    `held`: whether the worker's lease still holds, by its own clock.
+    """
 
     def checkpoint(self, execution: Execution, row: Checkpoint) -> Acknowledgement: ...
     def park(self, execution: Execution, wake_at: datetime | None, key: str) -> Acknowledgement: ...
+    def held(self) -> bool: ...
     @property
     def clock(self) -> Clock: ...
 
@@ -63,11 +67,24 @@ class Execution:
         if row is not None and (row.kind != kind or row.name != name):
             where = str(position[1]) if not position[0] else f"{position[0]}:{position[1]}"
             expected = f"{CheckpointKind(row.kind).name.lower()} {row.name}"
-            raise NonDeterminismError(self.id, where, expected, f"{kind.name.lower()} {name}")
+            self.broken = NonDeterminismError(
+                self.id, where, expected, f"{kind.name.lower()} {name}"
+            )
+            raise self.broken
         return row
+
+    def ended_at(self, branch: Branch) -> None:
+        """The function returned. Raises NonDeterminismError if its own branch has recorded steps beyond that."""
+        row = self.log.get((branch.path, branch.seq + 1))
+        if row is not None:
+            expected = f"{CheckpointKind(row.kind).name.lower()} {row.name}"
+            raise NonDeterminismError(self.id, str(row.seq), expected, "the end of the workflow")
 
     def record(self, row: Checkpoint) -> Acknowledgement:
         """Hand a checkpoint to the next group commit. Called on the event loop."""
+        if isinstance(self.signal, (Fenced, Parked)):
+            # A step that ended after its workflow had left: this worker may own it anew, at another epoch.
+            raise self.signal
         self.log[row.branch, row.seq] = row
         self.pending = self.recorder.checkpoint(self, row)
         return self.pending
@@ -80,12 +97,18 @@ class Execution:
         self.check()
 
     def check(self) -> None:
-        """Raise what was decided about this execution from outside, if anything was."""
+        """Raise what was decided about this execution from outside, if anything was.
+
+        Every external effect begins behind this: once the lease has run out by our own clock, others may run
+        the workflow, and a worker that was frozen meanwhile must begin nothing. What broke the workflow stays:
+        code that catches every exception cannot run on into effects that its log does not know.
+        """
+        if self.signal is None and not self.recorder.held():
+            self.signal = Fenced()
         if self.signal is not None:
             raise self.signal
         if self.broken is not None:
-            broken, self.broken = self.broken, None
-            raise broken
+            raise self.broken
 
     def interrupt(self, signal: ControlSignal) -> None:
         """Stop the workflow's coroutine at its next await, and every later step. Called on the event loop."""

@@ -72,6 +72,7 @@ class Committer:
         self._flying: Group | None = None
         self._arrived = asyncio.Event()
         self.closed = False
+        self.held: Callable[[], bool] = lambda: True
 
     def checkpoint(self, execution: Execution, row: Checkpoint) -> Acknowledgement:
         """Add a checkpoint to the next commit."""

@@ -14,7 +14,7 @@ from everstep.app import App
 from everstep.context import Branch, Execution, current_branch, log_of
 from everstep.definitions import Workflow
 from everstep.engine.committer import Committer
-from everstep.errors import Cancelled, ControlSignal, Failure, Fenced
+from everstep.errors import Cancelled, ControlSignal, Failure, Fenced, Parked
 from everstep.store.models import Checkpoint, Claimed, Ending
 
 log = logging.getLogger("everstep")
@@ -76,24 +76,27 @@ class Runner:
             if not isinstance(signal, Cancelled):
                 return
             ending = _cancelled()
-        except asyncio.CancelledError:
-            if not isinstance(execution.signal, Cancelled):
+        except asyncio.CancelledError as error:
+            if isinstance(execution.signal, (Fenced, Parked)):
                 return
-            ending = _cancelled()
+            # Without a signal its own code did it, awaiting a task that was cancelled.
+            ending = _failed(error) if execution.signal is None else _cancelled()
         except (Exception, SystemExit) as error:  # noqa: BLE001
-            ending = (Ending.FAILED, None, Failure.of(error).encode())
+            if isinstance(execution.signal, (Fenced, Parked)):
+                return
+            ending = _failed(error)
         await self._finish(execution, ending)
 
     async def _finish(
         self, execution: Execution, ending: tuple[Ending, bytes | None, bytes | None]
     ) -> None:
         """Record the ending. Whoever waits in this process is told once it is durable."""
-        execution.signal = None
+        execution.signal = execution.broken = None
         try:
             await self._committer.finish(execution, *ending).wait()
             if execution.broken is not None:
                 # The ending itself was refused: say so in its place.
-                ending = (Ending.FAILED, None, Failure.of(execution.broken).encode())
+                ending = _failed(execution.broken)
                 execution.broken = None
                 await self._committer.finish(execution, *ending).wait()
         except (ControlSignal, asyncio.CancelledError):
@@ -103,7 +106,8 @@ class Runner:
 
     async def _call(self, execution: Execution, workflow: Workflow[Any, Any], body: bytes) -> bytes:
         args, kwargs = workflow.arguments.decode(body)
-        token = current_branch.set(Branch(execution))
+        branch = Branch(execution)
+        token = current_branch.set(branch)
         try:
             if workflow.is_async:
                 value = await workflow.function(*args, **kwargs)
@@ -114,6 +118,7 @@ class Runner:
         finally:
             current_branch.reset(token)
         execution.check()
+        execution.ended_at(branch)
         output, _ = workflow.result.round_trip(value, execution.max_payload)
         return output
 
@@ -123,6 +128,10 @@ class Runner:
         self.freed.set()
         if not task.cancelled() and task.exception() is not None:
             log.error("workflow %s: the engine failed", execution.id, exc_info=task.exception())
+
+
+def _failed(error: BaseException) -> tuple[Ending, bytes | None, bytes | None]:
+    return Ending.FAILED, None, Failure.of(error).encode()
 
 
 def _cancelled() -> tuple[Ending, bytes | None, bytes | None]:

@@ -90,6 +90,7 @@ class Tenure:
             watchdog=settings.watchdog,
             listener=Listener(beaten=self._beaten, lost=self._lost),
         )
+        self.committer.held = self.heartbeat.held
         self.sampler = Sampler(
             self._metrics_link,
             MetricRows(settings.schema),
