@@ -20,6 +20,7 @@ from everstep.store.checks import check_schema
 from everstep.store.connection import Link
 from everstep.store.hints import Channel, Ear, Notifier
 from everstep.store.models import Outcome, Start, Started, StepInfo, WorkflowInfo
+from everstep.store.runs import CLAIM_TIMEOUT_SECONDS
 from everstep.store.workflows import Eager, Filter, Workflows
 
 A = TypeVar("A")
@@ -45,7 +46,8 @@ class Client:
     ) -> None:
         checked_schema(schema)
         self._max_payload = max_payload
-        self._start_link = Link(url, "everstep client")
+        # Starts may claim as well, so they are under the time limit of claims.
+        self._start_link = Link(url, "everstep client", CLAIM_TIMEOUT_SECONDS)
         self._ask_link = Link(url, "everstep client")
         self._notify_link = Link(url, "everstep notify")
         self._workflows = Workflows(schema)

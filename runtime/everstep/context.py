@@ -51,6 +51,7 @@ class Execution:
     log: dict[tuple[str, int], Checkpoint] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     plain: bool = False
+    suspect: bool = False
     signal: ControlSignal | None = None
     broken: Exception | None = None
     pending: Acknowledgement | None = None
@@ -58,6 +59,11 @@ class Execution:
     moves: int = 0
     branches: int = 0
     waits: dict[tuple[str, int], datetime] = field(default_factory=dict)
+
+    @property
+    def progressed(self) -> bool:
+        """Whether it has recorded something since it was claimed."""
+        return self.pending is not None and self.pending.at is not None
 
     def recorded(
         self, position: tuple[str, int], kind: CheckpointKind, name: str

@@ -48,6 +48,7 @@ class Runner:
             max_payload=self._app.max_payload,
             log=log_of(log_rows),
             plain=not workflow.is_async,
+            suspect=claimed.suspect,
         )
         self.executions[claimed.id] = execution
         execution.task = self._loop.create_task(self._run(execution, workflow, claimed.input))
@@ -61,6 +62,10 @@ class Runner:
         """Stop a workflow if it is here."""
         if execution := self.executions.get(workflow_id):
             execution.interrupt(signal)
+
+    def safe(self) -> bool:
+        """Whether nothing here is suspected to crash the process: it is gone, or has got further than last time."""
+        return not any(e.suspect and not e.progressed for e in self.executions.values())
 
     def fence_all(self) -> None:
         """The lease is gone: drop everything."""

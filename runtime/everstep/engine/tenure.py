@@ -28,7 +28,7 @@ from everstep.metrics.sampler import Sampler
 from everstep.settings import UNVERSIONED, Settings
 from everstep.store.connection import Connection, Link, Passing
 from everstep.store.metrics import MetricRows
-from everstep.store.runs import Runs
+from everstep.store.runs import CLAIM_TIMEOUT_SECONDS, Runs
 from everstep.store.workers import Workers, WorkerState
 
 log = logging.getLogger("everstep")
@@ -66,7 +66,7 @@ class Tenure:
         self._queues = queues
         self._tasks: list[asyncio.Task[None]] = []
         self._commit_link = Link(settings.url, "everstep commit")
-        self._link = Link(settings.url, "everstep worker")
+        self._link = Link(settings.url, "everstep worker", CLAIM_TIMEOUT_SECONDS)
         self._metrics_link = Link(settings.url, "everstep metrics")
         self._runs = Runs(settings.schema, self.me, settings.version)
         self._workers = Workers(settings.schema, self.me)
