@@ -45,7 +45,9 @@ class ImportFailedError(UsageError):
 
 _SENTENCE = re.compile(r"(?<=[.?!…)])\s+(?=[A-Z`])")
 _PASSWORD = re.compile(
-    r"(?<=://)([^:/@\s]*):[^@\s]*@|(\bpassword\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE
+    # In a URI (not the word "password" of an example), and as a keyword of a connection string.
+    r"(?<=://)([^:/@\s]*):(?!password@)\S*@|(\bpassword\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)",
+    re.IGNORECASE,
 )
 
 
