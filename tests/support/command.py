@@ -62,6 +62,7 @@ def spawn(
         return subprocess.Popen(
             command,
             cwd=cwd,
+            stdin=subprocess.DEVNULL if sink else subprocess.PIPE,
             env=environment(extra),
             stdout=sink or out,
             stderr=subprocess.STDOUT if sink else out,
