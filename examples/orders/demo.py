@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from os.path import relpath
 from pathlib import Path
 
 from orders.app import checkout
@@ -217,18 +218,26 @@ def say(what: str, text: str) -> None:
 
 
 def where_next() -> None:
+    """The database is stopped and kept; one command starts it again, and says how to ask it."""
+    command = relpath(Path(sys.executable).with_name("everstep"), HERE)
     console.print("\n[bold]Where to look next[/]")
-    for command, what in (
+    for line, what in (
+        (f"cd {relpath(HERE)}", ""),
         (
-            f"cd {HERE}; everstep dev orders.app:app --data {FOLDER}",
-            "start this database and a worker again",
+            f"{command} dev orders.app:app --data {relpath(FOLDER, HERE)}",
+            "starts this database and a worker again, and prints the line to export; then, elsewhere:",
         ),
-        ("everstep workflow list --status failed", "the orders that failed, and why"),
-        ("everstep workflow steps order-10001", "what was recorded of one order"),
-        ("SELECT * FROM everstep.workflows", "the same in SQL; also everstep.steps"),
-        ("http://127.0.0.1:9464/metrics", "metrics, while a worker runs"),
+        (f"{command} workflow list --status failed", "the orders that failed, and why"),
+        (f"{command} workflow steps order-10001", "what was recorded of one order"),
+        (
+            'psql "$EVERSTEP_DATABASE_URL"',
+            "SELECT * FROM everstep.workflows; SELECT * FROM everstep.steps; docs/guides/sql.md has more",
+        ),
+        ("curl http://127.0.0.1:9464/metrics", "what Prometheus sees"),
     ):
-        console.print(f"  {command}\n      [dim]{what}[/]", soft_wrap=True)
+        console.print(f"  {line}", soft_wrap=True)
+        if what:
+            console.print(f"      [dim]{what}[/]", soft_wrap=True)
 
 
 if __name__ == "__main__":
