@@ -234,14 +234,14 @@ async def test_a_workflow_that_kills_its_workers_is_given_up_and_takes_nobody_wi
         "LEDGER": str(tmp_path / "ledger"),
         "EVERSTEP_MAX_CRASHES": "4",
         "EVERSTEP_LEASE_SECONDS": "1",
-        "SLOWEST_STEP_SECONDS": "0.4",
+        "SLOWEST_STEP_SECONDS": "0.1",
     }
     with Fleet(database, tmp_path, environment=environment) as fleet:
         fleet.start(2)
         async with Client.connect(database) as client:
             poison = await client.start_named("kills_its_worker", {}, id="poison")
             innocents = await asyncio.gather(
-                *[client.start_named("three_steps", {"number": n}) for n in range(100)]
+                *[client.start_named("three_steps", {"number": n}) for n in range(40)]
             )
 
             async def replace_the_dead() -> None:
@@ -266,7 +266,7 @@ async def test_a_workflow_that_kills_its_workers_is_given_up_and_takes_nobody_wi
                 nurse.cancel()
     # Four crashes are forgiven, the fifth is the last.
     assert ledger.executions()["poison:1"] == 5
-    assert sql.one("SELECT count(*) FROM everstep.workflow WHERE status = 1") == 100
+    assert sql.one("SELECT count(*) FROM everstep.workflow WHERE status = 1") == 40
 
 
 async def test_suspects_are_claimed_one_at_a_time_and_alone(client, worker, sql):

@@ -107,7 +107,7 @@ class Claimer:
         while not condition() and not self.stopped:
             self._runner.freed.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.5):
+                async with asyncio.timeout(0.05):
                     await self._runner.freed.wait()
 
     async def _drain_lane(self, lane: Lane) -> int:
