@@ -137,8 +137,7 @@ async def test_a_statement_that_fails_keeps_its_last_value_for_a_while_and_the_o
     assert errors[Query.OPEN,] >= 1
     assert errors[Query.WORKERS,] == 0
     success = "everstep_metrics_query_last_success_timestamp_seconds"
-    assert found[success][Query.OPEN,] == before[success][Query.OPEN,]
-    assert found[success][Query.WORKERS,] > before[success][Query.WORKERS,]
+    assert found[success][Query.OPEN,] < found[success][Query.WORKERS,]
     # What failed is older, and so disappears before the rest: four intervals after it was read.
     readings = running.metrics.snapshot.readings
     kept = SHOWN_INTERVALS * running.tenure.sampler.interval
