@@ -20,14 +20,13 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg
+
+from everstep import App, Client, Settings, Worker
 from support.pages import TOP, Block, blocks
 from support.server import wheel_binaries
 from support.waiting import eventually_now
-
-from everstep import App, Client, Settings, Worker
 
 SERVERS = re.compile(r"(\w+=\S+ )*everstep (dev|worker) ")
 """Commands that go on until they are stopped."""
