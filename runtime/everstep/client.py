@@ -93,6 +93,7 @@ class Client:
         self._tasks = [asyncio.create_task(loop) for loop in loops]
 
     async def close(self) -> None:
+        await self._notifier.finish()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
