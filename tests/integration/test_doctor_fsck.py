@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from support.database import Sql
-from support.waiting import eventually
+from support.database import Sql, fresh_database
+from support.server import Server
+from support.waiting import eventually, eventually_now
 
 import everstep
 from everstep import App, Client, Settings, Status, Worker
@@ -41,26 +43,54 @@ def app_of_three_steps() -> App:
     return app
 
 
-@pytest.fixture
-async def healthy(database: str, sql: Sql) -> AsyncIterator[Sql]:
-    """Workflows in every state, left by a real worker: done, waiting, queued; and one running on a live worker."""
+@pytest.fixture(scope="module")
+def model(postgres: Server) -> Iterator[str]:
+    """A database with workflows in every state, left by a real worker; each test damages a copy."""
+    with fresh_database(postgres) as name:
+        asyncio.run(_work(postgres.url(name)))
+        sql = Sql(postgres.url(name))
+        sql(
+            "INSERT INTO everstep.worker (id, pod, version, state, slots, started_at, lease_until) VALUES "
+            f"('{LIVE}', 'p', 'unversioned', 1, 9, now() - interval '1 h', now() + interval '1 h')"
+        )
+        sql(
+            f"UPDATE everstep.run SET state = 2, worker_id = '{LIVE}', epoch = epoch + 1, wake_at = NULL "
+            "WHERE id = 'running'"
+        )
+        sql.close()
+        _wait_until_left(postgres.url(), name)
+        yield name
+
+
+def _wait_until_left(url: str, name: str) -> None:
+    """A database with a session in it cannot be copied, and sessions end a moment after their clients."""
+    sql = Sql(url)
+    alone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = %s"
+    eventually_now(lambda: sql.one(alone, [name]))
+    sql.close()
+
+
+async def _work(url: str) -> None:
+    """One workflow done, one waiting, one queued, and one that waits and will be made running."""
     app = app_of_three_steps()
-    async with Worker(app, Settings(url=database)) as worker:
+    async with Worker(app, Settings(url=url)) as worker:
         await (await worker.client.start(app.workflows["three"], 1, id="done")).result(10)
         for id_ in ("waiting", "running"):
             await worker.client.start(app.workflows["sleeper"], 1, id=id_)
             await eventually(lambda id_=id_: _waits(worker.client, id_))
-    async with Client.connect(database) as client:
+    async with Client.connect(url) as client:
         await client.start(app.workflows["three"], 2, id="queued")
-    sql(
-        "INSERT INTO everstep.worker (id, pod, version, state, slots, started_at, lease_until) VALUES "
-        f"('{LIVE}', 'p', 'unversioned', 1, 9, now() - interval '1 h', now() + interval '1 h')"
-    )
-    sql(
-        f"UPDATE everstep.run SET state = 2, worker_id = '{LIVE}', epoch = epoch + 1, wake_at = NULL "
-        "WHERE id = 'running'"
-    )
-    yield sql
+
+
+@pytest.fixture
+def database(postgres: Server, model: str) -> Iterator[str]:
+    with fresh_database(postgres, template=model) as name:
+        yield postgres.url(name)
+
+
+@pytest.fixture
+def healthy(sql: Sql) -> Sql:
+    return sql
 
 
 async def _waits(client: Client, id_: str) -> bool:
