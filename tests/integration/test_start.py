@@ -205,7 +205,7 @@ async def test_waiting_for_a_result_can_end_earlier(app, client):
     async def nobody_runs_it() -> None: ...
 
     handle = await client.start(nobody_runs_it)
-    with pytest.raises(TimeoutError, match="has not finished within 0.05 s"):
+    with pytest.raises(TimeoutError, match=r"has not finished within 0\.05 s"):
         await handle.result(timeout=timedelta(milliseconds=50))
     with pytest.raises(UnknownWorkflowError, match="no workflow with id 'x'"):
         await client.handle(nobody_runs_it, "x").result(timeout=5)
