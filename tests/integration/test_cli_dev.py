@@ -151,9 +151,12 @@ def test_everything_runs_and_ctrl_c_stops_all_of_it(dev, run: Everstep):
     commands = " ".join(tree(one.process.pid).values())
     assert commands.count(" worker tried:app") == 2
     assert "/postgres -D" in commands
-    one.process.send_signal(signal.SIGINT)
+    # As a terminal does it: to the whole foreground group. The server must not leave before its workers.
+    os.killpg(one.process.pid, signal.SIGINT)
     assert one.process.wait(60) == 0
     assert alive(before) == set()
+    assert one.log.read_text().count("left: ") == 2
+    assert "terminating connection" not in one.log.read_text()
     assert "the data is kept" in one.log.read_text()
     assert (one.folder / ".everstep" / ".gitignore").read_text() == "*\n"
 

@@ -67,6 +67,7 @@ def spawn(
             stdout=sink or out,
             stderr=subprocess.STDOUT if sink else out,
             text=True,
+            process_group=0,
         )
     finally:
         if sink:
