@@ -13,6 +13,7 @@ export PIP_NO_INPUT := 1
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 LOCALKUBE := tests/e2e/cluster/localkube
+SCRIPTS := .ci/run scripts/lock scripts/make-venv scripts/render-chart $(LOCALKUBE) tests/e2e/cluster/images
 LOCKS := dev runtime operator build bench
 
 # $(call quiet,what,command): one line when it passes, everything it said when it fails; a recipe
@@ -42,7 +43,7 @@ check: .venv/.ready ## format, lint, types, import rules and the quick unit test
 	$(call quiet,types,$(BIN)/mypy)
 	$(call quiet,imports,$(BIN)/lint-imports)
 	$(call quiet,locks,$(BIN)/python scripts/check_locks.py)
-	$(call quiet,scripts,$(if $(shell command -v shellcheck),shellcheck .ci/run scripts/{lock,make-venv,render-chart} tests/e2e/cluster/{localkube,images},true))
+	$(call quiet,scripts,$(if $(shell command -v shellcheck),shellcheck $(SCRIPTS),true))
 	$(call quiet,unit tests,$(PYTEST) tests/unit -m "not slow")
 	$(verdict)
 
