@@ -97,6 +97,9 @@ class Client:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        closed = UsageError("this client is closed: use it inside its `async with` block")
+        self._starter.close(closed)
+        self.outcomes.close(closed)
         for link in (self._start_link, self._ask_link, self._notify_link):
             await link.close()
 

@@ -25,9 +25,12 @@ class Outcomes:
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._closed: Exception | None = None
 
     async def wait(self, workflow_id: str, *, look_now: bool = True) -> Outcome:
         """The outcome, as soon as there is one. Wrap in asyncio.timeout to wait no longer than that."""
+        if self._closed is not None:
+            raise self._closed
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._waiters[workflow_id].append(future)
         self._wake.set()
@@ -52,6 +55,11 @@ class Outcomes:
         for future in self._waiters.get(outcome.id, ()):
             if not future.done():
                 future.set_result(outcome)
+
+    def close(self, error: Exception) -> None:
+        """Nobody polls any more: whoever waits, and whoever asks later, gets this error."""
+        self._closed = error
+        self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         for futures in self._waiters.values():
