@@ -95,7 +95,7 @@ async def test_code_that_catches_everything_cannot_run_on_after_a_divergence(cli
             try:
                 await charge()
                 await everstep.sleep(3600)
-            except Exception:
+            except Exception:  # noqa: BLE001
                 await refund()
             return "done"
 
