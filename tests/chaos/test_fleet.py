@@ -54,7 +54,7 @@ def fleet_of(count: int, url: str, folder, **environment: str) -> Fleet:
         folder,
         environment={
             "LEDGER": str(folder / "ledger"),
-            "SLOWEST_STEP_SECONDS": "1.0",
+            "SLOWEST_STEP_SECONDS": "0.7",
             "EVERSTEP_CONCURRENCY": "100",
             "EVERSTEP_MAX_CRASHES": "100",
             "EVERSTEP_LEASE_SECONDS": f"{LEASE_SECONDS:g}",

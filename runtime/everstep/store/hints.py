@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from everstep.errors import DatabaseUnreachableError, EverstepError
-from everstep.store.connection import Connection, Link, Passing, connect
+from everstep.store.connection import Connection, Link, connect
 
 log = logging.getLogger("everstep")
 
@@ -57,9 +57,13 @@ class Notifier:
     async def flush(self, due: set[Channel]) -> None:
         """Send hints now."""
         self._sending = True
-        with contextlib.suppress(Passing):
+        try:
             await self._link.call(lambda connection: self._send(connection, due))
-        self._sending = False
+        except Exception as error:  # noqa: BLE001
+            # Whatever it is, nothing but a hint is lost.
+            log.info("notifier: no hint sent, others poll: %s", error)
+        finally:
+            self._sending = False
 
     async def finish(self) -> None:
         """Send what is due before its sender leaves: a short-lived client's start is seen at once too.
@@ -104,11 +108,12 @@ class Ear:
                     call()
                 async for notice in connection.notifies():
                     self._calls[notice.channel]()
-            except psycopg.OperationalError as error:
-                log.info("listener: connection lost, polling meanwhile: %s", error)
             except psycopg.NotSupportedError:
                 log.info("listener: this connection cannot listen (a pooler?), polling instead")
                 return
+            except psycopg.Error as error:
+                log.info("listener: connection lost, polling meanwhile: %s", error)
+                await asyncio.sleep(wait)
             finally:
                 await connection.close()
 
