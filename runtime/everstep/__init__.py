@@ -4,7 +4,7 @@ from everstep.app import App
 from everstep.client import Client
 from everstep.context import StepContext, step_context, workflow_id
 from everstep.definitions import PlainStep, Step, Workflow
-from everstep.durable import run, sleep
+from everstep.durable import ChildHandle, run, sleep, start
 from everstep.engine.worker import Worker
 from everstep.errors import (
     DatabaseUnreachableError,
@@ -25,11 +25,13 @@ from everstep.retry import Retry
 from everstep.settings import Settings
 from everstep.store.models import Status, StepInfo, WorkflowInfo
 from everstep.store.workflows import Filter
+from everstep.talking import get_event, recv, send, set_event
 
 __version__ = "0.1.0"
 
 __all__ = [
     "App",
+    "ChildHandle",
     "Client",
     "DatabaseUnreachableError",
     "EverstepError",
@@ -55,8 +57,13 @@ __all__ = [
     "WorkflowDeadError",
     "WorkflowError",
     "WorkflowInfo",
+    "get_event",
+    "recv",
     "run",
+    "send",
+    "set_event",
     "sleep",
+    "start",
     "step_context",
     "workflow_id",
 ]

@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from everstep.app import MAX_PAYLOAD
+from everstep.children import start_child
 from everstep.codec import Payload, encode_plain
+from everstep.context import current_branch
 from everstep.definitions import DEFAULT_QUEUE, Workflow
 from everstep.errors import Failure, UnknownWorkflowError, UsageError
 from everstep.handle import Handle
@@ -137,6 +139,10 @@ class Client:
             raise UsageError(
                 f"client.start takes a function decorated with @app.workflow, not {workflow!r}"
             )
+        branch = current_branch.get()
+        if branch is not None:
+            child = await start_child(branch, workflow, args, {}, options)
+            return Handle(self, child, workflow.result, created=False)
         body = workflow.arguments.encode(args, {}, self._max_payload)
         start = make_start(workflow.name, body, workflow.queue, options)
         return await self._start(start, workflow.result)

@@ -16,16 +16,29 @@ from typing import Any, Protocol
 
 from everstep.acknowledgement import Acknowledgement
 from everstep.errors import ControlSignal, NonDeterminismError, UsageError
-from everstep.store.models import Checkpoint, CheckpointKind
+from everstep.store.models import Checkpoint, CheckpointKind, Seen, Start
 
 
 class Recorder(Protocol):
     """Takes checkpoints and parks into the next group commit, which acknowledges them."""
 
-    def checkpoint(self, execution: Execution, row: Checkpoint) -> Acknowledgement: ...
+    def checkpoint(
+        self, execution: Execution, row: Checkpoint, child: Start | None = None
+    ) -> Acknowledgement: ...
     def park(self, execution: Execution, wake_at: datetime | None, key: str) -> Acknowledgement: ...
     @property
     def clock(self) -> Clock: ...
+    @property
+    def eyes(self) -> Eyes: ...
+
+
+class Eyes(Protocol):
+    """Looks at what others did, in the database."""
+
+    async def exists(self, execution: Execution, target: str) -> Seen: ...
+    async def message(self, execution: Execution, topic: str) -> Seen: ...
+    async def outcome(self, execution: Execution, target: str) -> Seen: ...
+    async def event(self, execution: Execution, target: str, key: str) -> Seen: ...
 
 
 class Clock(Protocol):
@@ -50,10 +63,13 @@ class Execution:
     signal: ControlSignal | None = None
     broken: Exception | None = None
     pending: Acknowledgement | None = None
+    signals: int = 0
     steps_running: int = 0
     moves: int = 0
     branches: int = 0
-    waits: dict[tuple[str, int], datetime] = field(default_factory=dict)
+    waits: dict[tuple[str, int], datetime | None] = field(default_factory=dict)
+    taken: set[int] = field(default_factory=set)
+    watched: set[str] = field(default_factory=set)
 
     def recorded(
         self, position: tuple[str, int], kind: CheckpointKind, name: str
@@ -66,10 +82,9 @@ class Execution:
             raise NonDeterminismError(self.id, where, expected, f"{kind.name.lower()} {name}")
         return row
 
-    def record(self, row: Checkpoint) -> Acknowledgement:
-        """Hand a checkpoint to the next group commit. Called on the event loop."""
-        self.log[row.branch, row.seq] = row
-        self.pending = self.recorder.checkpoint(self, row)
+    def record(self, row: Checkpoint, child: Start | None = None) -> Acknowledgement:
+        """Hand a checkpoint to the next group commit, and with it a child's start. Called on the event loop."""
+        self.pending = self.recorder.checkpoint(self, row, child)
         return self.pending
 
     async def settle(self) -> None:

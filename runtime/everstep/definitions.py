@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
+from everstep.children import call_child
 from everstep.codec import Arguments, Payload, result_payload
 from everstep.context import Branch, current_branch
 from everstep.errors import UsageError
@@ -46,7 +47,12 @@ class Workflow(Generic[P, R]):
         """For type checkers only: what the workflow takes and gives, whatever its colour."""
         raise UsageError("signature() is for type checkers")
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # noqa: ARG002
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """In an async workflow: run as a child and wait for its result. Elsewhere a UsageError."""
+        branch = current_branch.get()
+        if branch is not None and not branch.execution.plain:
+            positions = branch.next_position(), branch.next_position()
+            return call_child(branch, self, args, kwargs, positions)
         raise UsageError(
             f"{self.name} is a workflow: start it with `await client.start({self.__name__}, …)`, "  # type: ignore[attr-defined]
             f"or call its plain function as {self.__name__}.function(…) in a unit test"  # type: ignore[attr-defined]

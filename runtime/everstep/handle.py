@@ -8,10 +8,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from everstep.codec import Payload
+from everstep.context import Branch, current_branch
 from everstep.errors import (
     Failure,
     RecordedError,
     UnknownWorkflowError,
+    UsageError,
     WorkflowCancelledError,
     WorkflowDeadError,
     WorkflowError,
@@ -40,6 +42,9 @@ class Handle(Generic[R]):
 
         Raises WorkflowError, WorkflowCancelledError or WorkflowDeadError as it ended, and TimeoutError.
         """
+        branch = current_branch.get()
+        if branch is not None:
+            return await self._result_in(branch, timeout)
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         try:
             async with asyncio.timeout(seconds):
@@ -50,6 +55,17 @@ class Handle(Generic[R]):
                 f"`everstep workflow get {self.id}` shows where it stands"
             ) from None
         return cast(R, value_of(outcome, self._payload))
+
+    async def _result_in(self, branch: Branch, timeout: timedelta | float | None) -> R:  # noqa: ASYNC109
+        """Inside a workflow: waited for parked, and recorded."""
+        from everstep.children import result_in_workflow  # noqa: PLC0415
+
+        if timeout is not None:
+            raise UsageError(
+                "result(timeout=…) does not work inside a workflow: use everstep.wait_for"
+            )
+        found = result_in_workflow(branch.execution, branch.next_position(), self.id, self._payload)
+        return cast(R, await found)
 
     async def _outcome(self) -> Outcome:
         # What this call started is known to exist: no need to ask.

@@ -1,21 +1,28 @@
-"""Waiting inside a workflow: for a moment in memory, for longer parked.
+"""Waiting inside a workflow: for a moment in memory, for longer parked (docs/internals/waiting.md).
 
 A workflow parks when it can do nothing but wait: no step of it is running and no branch has moved for a
 moment. Parking is always allowed (what is not recorded runs again), so this only decides when it is cheap.
+A wake-up cannot be lost: a park carries the count of signals that the last look knew of, and is refused if
+anything has happened since.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from everstep.context import Execution
+from everstep.store.models import Seen
 
 STAY_SECONDS = 1.0
 """Waits shorter than this stay in memory: parking and claiming again cost two commits."""
 
 STILL_SECONDS = 0.05
 """How long a workflow with several branches must stand still before it parks."""
+
+LOOK_SECONDS = (0.01, 0.5)
+"""How often a workflow that cannot park looks again: the shortest and the longest pause."""
 
 
 async def wait_until(
@@ -28,10 +35,47 @@ async def wait_until(
             if remaining <= STAY_SECONDS:
                 await asyncio.sleep(remaining)
             elif await _still(execution):
-                await execution.recorder.park(execution, min(execution.waits.values()), key).wait()
+                await _park(execution, key)
             execution.check()
     finally:
         execution.waits.pop(position, None)
+
+
+async def wait_for(
+    execution: Execution,
+    position: tuple[str, int],
+    look: Callable[[], Awaitable[Seen | None]],
+    until: datetime | None,
+    key: str,
+) -> Seen | None:
+    """What `look` sees once it says so by not returning None; None at `until`. Or raise Parked.
+
+    `look` updates `execution.signals` before it answers.
+    """
+    pause, longest = LOOK_SECONDS
+    execution.waits[position] = until
+    try:
+        while True:
+            seen = await look()
+            execution.check()
+            if seen is not None:
+                return seen
+            remaining = None if until is None else execution.recorder.clock.until(until)
+            if remaining is not None and remaining <= 0:
+                return None
+            if pause >= STAY_SECONDS / 8 and await _still(execution):
+                await _park(execution, key)
+                execution.check()
+            else:
+                await asyncio.sleep(pause if remaining is None else min(pause, remaining))
+                pause = min(pause * 2, longest)
+    finally:
+        execution.waits.pop(position, None)
+
+
+async def _park(execution: Execution, key: str) -> None:
+    timers = [when for when in execution.waits.values() if when is not None]
+    await execution.recorder.park(execution, min(timers, default=None), key).wait()
 
 
 async def _still(execution: Execution) -> bool:

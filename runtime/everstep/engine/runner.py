@@ -47,6 +47,7 @@ class Runner:
             recorder=self._committer,
             max_payload=self._app.max_payload,
             log=log_of(log_rows),
+            signals=claimed.signals,
             plain=not workflow.is_async,
         )
         self.executions[claimed.id] = execution

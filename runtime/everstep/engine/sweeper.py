@@ -17,6 +17,7 @@ from uuid import UUID
 from everstep.engine.runner import Runner
 from everstep.errors import Failure
 from everstep.store.connection import Connection, Link
+from everstep.store.messages import Messages
 from everstep.store.runs import Runs
 from everstep.store.workers import Lease, Workers
 
@@ -58,12 +59,14 @@ class Sweeper:
         link: Link,
         runs: Runs,
         workers: Workers,
+        messages: Messages,
         *,
         ttl: float,
         max_crashes: int,
         announce: Callable[[], None],
     ) -> None:
         self._announce = announce
+        self._messages = messages
         self._link = link
         self._runs = runs
         self._workers = workers
@@ -97,6 +100,9 @@ class Sweeper:
             log.error(
                 "gave up %d workflows that crashed more than %d times", buried, self._max_crashes
             )
+        if forgotten := await self._messages.wake_forgotten(connection):
+            log.info("woke %d workflows whose waker had died", forgotten)
+            self._announce()
         await self._workers.forget_workers(connection)
 
 

@@ -19,6 +19,7 @@ from everstep.app import App
 from everstep.engine.claimer import Claimer
 from everstep.engine.committer import Committer, DatabaseClock
 from everstep.engine.heartbeat import Heartbeat, Listener
+from everstep.engine.lookout import Lookout, Waker
 from everstep.engine.loops import run
 from everstep.engine.runner import Ended, Runner
 from everstep.engine.sweeper import Strays, Sweeper, Timers
@@ -27,6 +28,7 @@ from everstep.metrics.local import LocalMetrics
 from everstep.metrics.sampler import Sampler
 from everstep.settings import UNVERSIONED, Settings
 from everstep.store.connection import Connection, Link, Passing
+from everstep.store.messages import Messages
 from everstep.store.metrics import MetricRows
 from everstep.store.runs import Runs
 from everstep.store.workers import Workers, WorkerState
@@ -67,11 +69,21 @@ class Tenure:
         self._tasks: list[asyncio.Task[None]] = []
         self._commit_link = Link(settings.url, "everstep commit")
         self._link = Link(settings.url, "everstep worker")
+        self._look_link = Link(settings.url, "everstep look")
         self._metrics_link = Link(settings.url, "everstep metrics")
         self._runs = Runs(settings.schema, self.me, settings.version)
         self._workers = Workers(settings.schema, self.me)
         self._clock = DatabaseClock()
-        self.committer = Committer(self._commit_link, self._runs, self._clock, metrics.committed)
+        messages = Messages(settings.schema)
+        self._waker = Waker(self._link, messages, announce)
+        self.committer = Committer(
+            self._commit_link,
+            self._runs,
+            self._clock,
+            observe=metrics.committed,
+            stir=self._waker.stir,
+            eyes=Lookout(self._look_link, messages),
+        )
         self.runner = Runner(app, self.committer, threads, ended)
         self.claimer = Claimer(
             self._link,
@@ -110,6 +122,7 @@ class Tenure:
         self.heartbeat.start()
         settings = self._settings
         self._spawn(self.committer.run())
+        self._spawn(self._waker.run())
         self._spawn(run(self.claimer))
         self._spawn(run(Timers(self._link, self._runs, self._workers, announce=self._announce)))
         self._spawn(run(self.sampler))
@@ -120,6 +133,7 @@ class Tenure:
                     self._link,
                     self._runs,
                     self._workers,
+                    Messages(settings.schema),
                     ttl=settings.lease_ttl,
                     max_crashes=settings.max_crashes,
                     announce=self._announce,
@@ -207,6 +221,7 @@ class Tenure:
         await self.heartbeat.stop()
         await self._commit_link.close()
         await self._link.close()
+        await self._look_link.close()
         await self._metrics_link.close()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:

@@ -13,6 +13,15 @@ class CheckpointKind(IntEnum):
 
     STEP = 1
     SLEEP = 2
+    TIMER = 3
+    RECEIVE = 4
+    SEND = 5
+    PUBLISH = 6
+    EVENT = 7
+    CHILD = 8
+    RESULT = 9
+    VALUE = 10
+    TRANSACTION = 11
 
 
 class Status(StrEnum):
@@ -77,6 +86,8 @@ class Claimed:
     codec: int
     input: bytes
     cancel: bool = False
+    signals: int = 0
+    parent_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,8 @@ class Checkpoint:
     error: bytes | None
     seconds: float = 0.0
     recorded_at: datetime | None = None
+    target: str | None = None
+    message: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +118,23 @@ class Outcome:
     codec: int
     output: bytes | None
     error: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a waiting workflow saw: `signals` is how often anything had happened to it in that snapshot.
+
+    `known`: whether the other workflow exists. `finished`: whether nothing more can come. `body` None: nothing
+    there yet. `n` names a message; `outcome` is that of a finished workflow.
+    """
+
+    signals: int
+    known: bool = True
+    finished: bool = False
+    n: int | None = None
+    codec: int = 1
+    body: bytes | None = None
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +163,17 @@ class CommitBatch:
     c_output: list[bytes | None] = field(default_factory=list)
     c_error: list[bytes | None] = field(default_factory=list)
     c_seconds: list[float] = field(default_factory=list)
+    c_target: list[str | None] = field(default_factory=list)
+    c_message: list[int | None] = field(default_factory=list)
+    s_parent: list[str] = field(default_factory=list)
+    s_epoch: list[int] = field(default_factory=list)
+    s_id: list[str] = field(default_factory=list)
+    s_name: list[str] = field(default_factory=list)
+    s_queue: list[str] = field(default_factory=list)
+    s_priority: list[int] = field(default_factory=list)
+    s_codec: list[int] = field(default_factory=list)
+    s_input: list[bytes] = field(default_factory=list)
+    s_attributes: list[str | None] = field(default_factory=list)
     d_id: list[str] = field(default_factory=list)
     d_epoch: list[int] = field(default_factory=list)
     d_status: list[int] = field(default_factory=list)
@@ -142,6 +183,7 @@ class CommitBatch:
     p_epoch: list[int] = field(default_factory=list)
     p_wake_at: list[datetime | None] = field(default_factory=list)
     p_key: list[str | None] = field(default_factory=list)
+    p_signals: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.c_id) + len(self.d_id) + len(self.p_id)
@@ -152,11 +194,19 @@ class CommitBatch:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A commit's reply: the database's time, workflows to be cancelled, workflows with rows not taken."""
+    """A commit's reply.
+
+    `at`: the database's time. `cancels`: workflows to be cancelled. `leftovers`: those with rows not taken.
+    `stirred`: those not parked, because something has happened to them. `wakes`: whom these rows wake.
+    `children`: whether any were started.
+    """
 
     at: datetime
     cancels: list[str]
     leftovers: list[str]
+    stirred: list[str]
+    wakes: list[str]
+    children: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,17 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from everstep.store.arrays import Byteas, Column, Ints, Reals, SmallInts, Texts, Timestamps
+from everstep.store.arrays import (
+    BigInts,
+    Byteas,
+    Column,
+    Ints,
+    Jsons,
+    Reals,
+    SmallInts,
+    Texts,
+    Timestamps,
+)
 from everstep.store.connection import Connection
 from everstep.store.models import Checkpoint, Claimed, CommitBatch, Committed, Verdict
 from everstep.store.statements import statements
@@ -27,6 +37,17 @@ _COLUMNS: dict[str, type[Column]] = {
     "c_output": Byteas,
     "c_error": Byteas,
     "c_seconds": Reals,
+    "c_target": Texts,
+    "c_message": BigInts,
+    "s_parent": Texts,
+    "s_epoch": Ints,
+    "s_id": Texts,
+    "s_name": Texts,
+    "s_queue": Texts,
+    "s_priority": SmallInts,
+    "s_codec": SmallInts,
+    "s_input": Byteas,
+    "s_attributes": Jsons,
     "d_id": Texts,
     "d_epoch": Ints,
     "d_status": SmallInts,
@@ -36,6 +57,7 @@ _COLUMNS: dict[str, type[Column]] = {
     "p_epoch": Ints,
     "p_wake_at": Timestamps,
     "p_key": Texts,
+    "p_signals": Ints,
 }
 
 
@@ -112,7 +134,7 @@ class Runs:
         cursor = await connection.execute(sql, arguments)
         row = await cursor.fetchone()
         assert row is not None
-        return Committed(row.at, row.cancels, row.leftovers)
+        return Committed(*row)
 
     async def verdicts(
         self, connection: Connection, owned: Sequence[tuple[str, int]]
