@@ -24,6 +24,9 @@ from everstep.handle import Handle
 from everstep.retry import Retry
 from everstep.settings import Settings
 from everstep.store.models import Status, StepInfo, WorkflowInfo
+from everstep.store.transactions import AsyncTx as Connection
+from everstep.store.transactions import Isolation
+from everstep.store.transactions import Tx as PlainConnection
 from everstep.store.workflows import Filter
 from everstep.talking import get_event, recv, send, set_event
 
@@ -33,12 +36,15 @@ __all__ = [
     "App",
     "ChildHandle",
     "Client",
+    "Connection",
     "DatabaseUnreachableError",
     "EverstepError",
     "Filter",
     "Handle",
+    "Isolation",
     "NonDeterminismError",
     "PayloadError",
+    "PlainConnection",
     "PlainStep",
     "Retry",
     "SchemaError",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from everstep.definitions import DEFAULT_QUEUE, PlainStep, Step, Workflow
 from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.retry import Retry
+from everstep.store.transactions import AsyncTx, Isolation, Tx
+from everstep.transactional import PlainTransaction, Transaction
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,6 +26,15 @@ class _StepDecorator(Protocol):
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, function: Callable[P, R], /) -> PlainStep[P, R]: ...
+
+
+class _TransactionDecorator(Protocol):
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[AsyncTx, P], Coroutine[Any, Any, R]], /
+    ) -> Transaction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Tx, P], R], /) -> PlainTransaction[P, R]: ...
 
 
 class _WorkflowDecorator(Protocol):
@@ -116,6 +127,51 @@ class App:
                     f"as `async def`, or give the call inside it a timeout"
                 )
             self._steps[chosen] = kind(function, name=chosen, retry=retry, timeout=timeout)
+            return self._steps[chosen]
+
+        return register if function is None else register(function)
+
+    @overload
+    def transaction(
+        self, function: Callable[Concatenate[AsyncTx, P], Coroutine[Any, Any, R]], /
+    ) -> Transaction[P, R]: ...
+    @overload
+    def transaction(
+        self, function: Callable[Concatenate[Tx, P], R], /
+    ) -> PlainTransaction[P, R]: ...
+    @overload
+    def transaction(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        isolation: Isolation = Isolation.READ_COMMITTED,
+    ) -> _TransactionDecorator: ...
+    def transaction(
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        isolation: Isolation = Isolation.READ_COMMITTED,
+    ) -> Any:
+        """Register a transactional step: its SQL and its checkpoint commit together, so exactly once.
+
+        The function's first parameter is a connection in a transaction, which everstep commits; callers leave
+        it away. Serialization failures, deadlocks and lost connections are tried again by themselves; `retry`
+        is for errors of the function's own.
+        """
+
+        def register(function: Callable[..., Any]) -> Any:
+            chosen = _checked_name(name or function.__qualname__, "transaction")
+            if chosen in self._steps and self._steps[chosen].function is not function:
+                raise UsageError(
+                    f"app {self.name} has a step named {chosen} already: give one a name="
+                )
+            kind = Transaction if inspect.iscoroutinefunction(function) else PlainTransaction
+            self._steps[chosen] = kind(function, name=chosen, retry=retry, isolation=isolation)
             return self._steps[chosen]
 
         return register if function is None else register(function)

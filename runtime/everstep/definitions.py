@@ -105,7 +105,7 @@ class Step(_Step[P, R]):
                 f"plain function, or the workflow as `async def`"
             )
         # The position is taken here, where the step is called, and not when it is first awaited.
-        return perform(self._flow(branch), branch.execution, lambda: self._call(args, kwargs))
+        return perform(self._flow(branch), branch.execution, lambda _: self._call(args, kwargs))
 
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.timeout is None:
@@ -127,7 +127,7 @@ class PlainStep(_Step[P, R]):
                 f"`await everstep.run({self.__name__}, …)`, which runs it in a thread"  # type: ignore[attr-defined]
             )
         call = functools.partial(self.function, *args, **kwargs)
-        return perform_in_thread(self._flow(branch), branch.execution, call)  # type: ignore[no-any-return]
+        return perform_in_thread(self._flow(branch), branch.execution, lambda _: call())  # type: ignore[no-any-return]
 
     def in_thread(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """The step as a coroutine, its function in a thread; what `everstep.run` calls."""
@@ -137,5 +137,5 @@ class PlainStep(_Step[P, R]):
         return perform(
             self._flow(branch),
             branch.execution,
-            lambda: asyncio.to_thread(self.function, *args, **kwargs),
+            lambda _: asyncio.to_thread(self.function, *args, **kwargs),
         )

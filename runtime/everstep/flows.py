@@ -48,14 +48,23 @@ class Record:
 
 Effect = Settle | Attempt | Pause | Record
 Flow = Generator[Effect, Any, Any]
+Call = Callable[[StepContext], Any]
 SETTLE = Settle()
 
 
 def step_flow(
-    execution: Execution, position: tuple[str, int], name: str, payload: Payload[Any], retry: Retry
+    execution: Execution,
+    position: tuple[str, int],
+    name: str,
+    payload: Payload[Any],
+    retry: Retry,
+    kind: CheckpointKind = CheckpointKind.STEP,
 ) -> Flow:
-    """The recorded outcome if there is one; otherwise attempts until success or giving up, recorded."""
-    row = execution.recorded(position, CheckpointKind.STEP, name)
+    """The recorded outcome if there is one; otherwise attempts until success or giving up, recorded.
+
+    A transaction's attempt records its success itself, in its own commit; only its failure is left to do.
+    """
+    row = execution.recorded(position, kind, name)
     if row is not None:
         return outcome_of(row, payload)
     yield SETTLE
@@ -65,6 +74,8 @@ def step_flow(
         failure: Exception
         try:
             value = yield Attempt(StepContext(execution.id, *position, name, attempt))
+            if kind is CheckpointKind.TRANSACTION:
+                return value
             body, value = payload.round_trip(value, execution.max_payload)
         except PayloadError as error:
             # Another attempt would return the same kind of value: the step fails, and only it.
@@ -77,9 +88,9 @@ def step_flow(
                 continue
             failure = error
         else:
-            yield Record(_row(position, name, attempt, began, output=body))
+            yield Record(_row(position, kind, name, attempt, began, output=body))
             return value
-        row = _row(position, name, attempt, began, error=Failure.of(failure).encode())
+        row = _row(position, kind, name, attempt, began, error=Failure.of(failure).encode())
         yield Record(row)
         return outcome_of(row, payload)
 
@@ -92,8 +103,8 @@ def outcome_of(row: Checkpoint, payload: Payload[Any]) -> Any:
     return payload.decode(row.output)
 
 
-async def perform(flow: Flow, execution: Execution, call: Callable[[], Any]) -> Any:
-    """Carry out a flow on the event loop; `call` makes the step's coroutine."""
+async def perform(flow: Flow, execution: Execution, call: Call) -> Any:
+    """Carry out a flow on the event loop; `call` makes the coroutine of an attempt."""
     try:
         effect = next(flow)
         while True:
@@ -117,20 +128,20 @@ async def perform(flow: Flow, execution: Execution, call: Callable[[], Any]) -> 
         return stop.value
 
 
-async def _attempt(execution: Execution, step: StepContext, call: Callable[[], Any]) -> Any:
+async def _attempt(execution: Execution, step: StepContext, call: Call) -> Any:
     branch_token = current_branch.set(None)
     step_token = current_step.set(step)
     execution.steps_running += 1
     try:
-        return await call()
+        return await call(step)
     finally:
         execution.steps_running -= 1
         current_step.reset(step_token)
         current_branch.reset(branch_token)
 
 
-def perform_in_thread(flow: Flow, execution: Execution, call: Callable[[], Any]) -> Any:
-    """Carry out a flow from a plain workflow's thread; `call` calls the step's function."""
+def perform_in_thread(flow: Flow, execution: Execution, call: Call) -> Any:
+    """Carry out a flow from a plain workflow's thread; `call` makes an attempt."""
     loop = execution.loop
     try:
         effect = next(flow)
@@ -161,11 +172,11 @@ async def _record(execution: Execution, row: Checkpoint) -> None:
     execution.record(row)
 
 
-def _attempt_in_thread(step: StepContext, call: Callable[[], Any]) -> Any:
+def _attempt_in_thread(step: StepContext, call: Call) -> Any:
     branch_token = current_branch.set(None)
     step_token = current_step.set(step)
     try:
-        return call()
+        return call(step)
     finally:
         current_step.reset(step_token)
         current_branch.reset(branch_token)
@@ -173,6 +184,7 @@ def _attempt_in_thread(step: StepContext, call: Callable[[], Any]) -> Any:
 
 def _row(
     position: tuple[str, int],
+    kind: CheckpointKind,
     name: str,
     attempts: int,
     began: float,
@@ -183,7 +195,7 @@ def _row(
     return Checkpoint(
         branch=position[0],
         seq=position[1],
-        kind=CheckpointKind.STEP,
+        kind=kind,
         name=name,
         attempts=attempts,
         codec=JSON,

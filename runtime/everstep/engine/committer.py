@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from everstep.acknowledgement import Acknowledgement
-from everstep.context import Execution, Eyes
+from everstep.context import Execution, Eyes, Transactor
 from everstep.errors import Cancelled, Fenced, Parked, PayloadError
 from everstep.store.connection import Link, RowRejected
 from everstep.store.models import Checkpoint, CommitBatch, Committed, Ending, Start, Verdict
@@ -70,7 +70,9 @@ class Committer:
         observe: Callable[[int, float], None],
         stir: Callable[[list[str]], None],
         eyes: Eyes,
+        transactor: Transactor,
     ) -> None:
+        self.transactor = transactor
         self._stir = stir
         self.eyes = eyes
         self._link = link

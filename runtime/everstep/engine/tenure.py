@@ -31,6 +31,7 @@ from everstep.store.connection import Connection, Link, Passing
 from everstep.store.messages import Messages
 from everstep.store.metrics import MetricRows
 from everstep.store.runs import Runs
+from everstep.store.transactions import Transactor
 from everstep.store.workers import Workers, WorkerState
 
 log = logging.getLogger("everstep")
@@ -75,6 +76,9 @@ class Tenure:
         self._workers = Workers(settings.schema, self.me)
         self._clock = DatabaseClock()
         messages = Messages(settings.schema)
+        self._transactor = Transactor(
+            settings.url, settings.schema, self.me, connections=settings.transactions
+        )
         self._waker = Waker(self._link, messages, announce)
         self.committer = Committer(
             self._commit_link,
@@ -83,6 +87,7 @@ class Tenure:
             observe=metrics.committed,
             stir=self._waker.stir,
             eyes=Lookout(self._look_link, messages),
+            transactor=self._transactor,
         )
         self.runner = Runner(app, self.committer, threads, ended)
         self.claimer = Claimer(
@@ -222,6 +227,7 @@ class Tenure:
         await self._commit_link.close()
         await self._link.close()
         await self._look_link.close()
+        await self._transactor.close()
         await self._metrics_link.close()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
