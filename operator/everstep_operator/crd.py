@@ -83,19 +83,21 @@ def _version() -> dict[str, Any]:
             },
         },
         "additionalPrinterColumns": _COLUMNS,
-        "schema": {
-            "openAPIV3Schema": {
-                "type": "object",
-                "description": "The workflows of one schema in one database, and their workers.",
-                "required": ["spec"],
-                "properties": {
-                    "apiVersion": {"type": "string"},
-                    "kind": {"type": "string"},
-                    "metadata": {"type": "object"},
-                    "spec": openapi(Spec),
-                    "status": openapi(Status),
-                },
-                "x-kubernetes-validations": _NAME_RULES,
-            }
+        "schema": {"openAPIV3Schema": _schema()},
+    }
+
+
+def _schema() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": "The workflows of one schema in one database, and their workers.",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": openapi(Spec),
+            "status": openapi(Status),
         },
+        "x-kubernetes-validations": _NAME_RULES,
     }

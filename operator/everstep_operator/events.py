@@ -76,11 +76,8 @@ def _event(
         "kind": "Event",
         "metadata": {"name": f"{meta['name']}.{digest}", "namespace": meta["namespace"]},
         "involvedObject": {
-            "apiVersion": body["apiVersion"],
-            "kind": body["kind"],
-            "name": meta["name"],
-            "namespace": meta["namespace"],
-            "uid": meta["uid"],
+            **{key: body[key] for key in ("apiVersion", "kind")},
+            **{key: meta[key] for key in ("name", "namespace", "uid")},
         },
         "type": kind,
         "reason": reason,

@@ -34,36 +34,29 @@ class Metrics:
     conditions: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
-        def named(name: str) -> str:
-            return f"everstep_operator_{name}"
-
-        r, per_version = self.registry, (*_APP, "version")
-        self.reconciles = Counter(
-            named("reconciles"), "Objects handled, by result.", ["result"], registry=r
-        )
+        per_version = (*_APP, "version")
+        self.reconciles = self._counter("reconciles", "Objects handled, by result.", "result")
         self.duration = Histogram(
-            named("reconcile_seconds"), "Time of one look.", buckets=_SECONDS, registry=r
+            "everstep_operator_reconcile_seconds",
+            "Time of one look.",
+            buckets=_SECONDS,
+            registry=self.registry,
         )
-        self.queue = Gauge(named("queue_depth"), "Objects due and not yet handled.", registry=r)
-        self.leader = Gauge(named("leader"), "1 in the replica that acts.", registry=r)
-        self.stale = Gauge(
-            named("watch_stale_seconds"), "How long the watch has lagged the API.", registry=r
-        )
-        self.writes = Counter(
-            named("writes"), "Write requests sent.", ["verb", "resource"], registry=r
-        )
-        self.database = Gauge(named("database_up"), "1 if it answered.", _APP, registry=r)
-        self.workflows = Gauge(
-            named("version_workflows"), "Open workflows.", [*per_version, "state"], registry=r
-        )
-        self.replicas = Gauge(
-            named("version_replicas"), "Worker pods.", [*per_version, "kind"], registry=r
-        )
-        self.conditions = Gauge(
-            named("condition"), "1 if true.", [*_APP, "type", "reason"], registry=r
-        )
-        build = Gauge(named("build_info"), "Always 1.", ["version"], registry=r)
-        build.labels(_own_version()).set(1)
+        self.queue = self._gauge("queue_depth", "Objects due and not yet handled.")
+        self.leader = self._gauge("leader", "1 in the replica that acts.")
+        self.stale = self._gauge("watch_stale_seconds", "How long the watch has lagged the API.")
+        self.writes = self._counter("writes", "Write requests sent.", "verb", "resource")
+        self.database = self._gauge("database_up", "1 if it answered.", *_APP)
+        self.workflows = self._gauge("version_workflows", "Open workflows.", *per_version, "state")
+        self.replicas = self._gauge("version_replicas", "Worker pods.", *per_version, "kind")
+        self.conditions = self._gauge("condition", "1 if true.", *_APP, "type", "reason")
+        self._gauge("build_info", "Always 1.", "version").labels(_own_version()).set(1)
+
+    def _gauge(self, name: str, says: str, *labels: str) -> Gauge:
+        return Gauge(f"everstep_operator_{name}", says, labels, registry=self.registry)
+
+    def _counter(self, name: str, says: str, *labels: str) -> Counter:
+        return Counter(f"everstep_operator_{name}", says, labels, registry=self.registry)
 
     @contextmanager
     def measured(self) -> Iterator[None]:

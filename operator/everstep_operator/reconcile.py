@@ -31,7 +31,7 @@ log = logging.getLogger("everstep.operator")
 
 _FIRST_RETRY = 1.0
 _LAST_RETRY = 60.0
-_DEBOUNCE = 0.1
+_DEBOUNCE = 0.05
 
 
 @dataclass(slots=True)

@@ -27,7 +27,12 @@ from everstep_operator.status import (
 )
 
 _AT_REST = (Reason.UP_TO_DATE, Reason.SUSPENDED)
-_HELD = (Reason.WAITING_FOR_WORKFLOWS, Reason.WAITING_FOR_QUIESCENCE, Reason.WAITING_FOR_DELAY)
+_HELD = (
+    Reason.WAITING_FOR_WORKFLOWS,
+    Reason.WAITING_FOR_QUIESCENCE,
+    Reason.WAITING_FOR_DELAY,
+    Reason.STRANDED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,7 @@ def report(
     rollout = plan.rollout
     if refused:
         rollout = Finding(Reason.REJECTED, "; ".join(refused)[:2000], stalled=True)
-    verdicts = [
-        _ready(app, observed, rollout),
-        *_progress(rollout, plan),
-        _reachable(observed.database),
-        _migrated(plan.migration),
-        _Verdict("Draining", plan.drain.reason in (*_HELD, Reason.STRANDED), plan.drain),
-    ]
+    verdicts = _verdicts(app, observed, plan, rollout)
     current = serving(app, observed)
     shown = observed.deployment(current or app.version)
     status = Status(
@@ -66,6 +65,16 @@ def report(
         database=_identity(app, observed.database),
     )
     return dict(to_json(status))
+
+
+def _verdicts(app: DurableApp, observed: Observed, plan: Plan, rollout: Finding) -> list[_Verdict]:
+    return [
+        _ready(app, observed, rollout),
+        *_progress(rollout, plan),
+        _reachable(observed.database),
+        _migrated(plan.migration),
+        _Verdict("Draining", plan.drain.reason in _HELD, plan.drain),
+    ]
 
 
 def report_invalid(body: Mapping[str, Any], problem: str, now: datetime) -> dict[str, Any]:

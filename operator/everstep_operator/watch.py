@@ -4,7 +4,7 @@ Only `on.event` is used: no finalizers, no annotations, no daemons. What an even
 again from the API when its object's turn comes, so a lost or doubled event changes nothing.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -21,7 +21,9 @@ def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=handlers)
     def login(**kwargs: Any) -> Any:
-        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        # By the address in the environment, as every client does: kopf's own reader of the service
+        # account asks for `kubernetes.default.svc`, and would fail while the cluster's DNS does.
+        return kopf.login_via_client(**kwargs)
 
     @kopf.on.event(names.GROUP, names.API_VERSION, names.PLURAL, registry=handlers)
     async def app_changed(event: Any, meta: Any, **_: Any) -> None:
@@ -33,19 +35,23 @@ def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
         reconciler.wake(meta["namespace"], meta["name"])
 
     for group, version, plural in _OWNED:
-
-        @kopf.on.event(
-            group,
-            version,
-            plural,
-            registry=handlers,
-            id=f"{plural}_changed",
-            labels={names.LABEL_APP: kopf.PRESENT},
-        )
-        async def owned_changed(meta: Any, **_: Any) -> None:
-            reconciler.wake(meta["namespace"], meta["labels"][names.LABEL_APP])
-
+        _watch_owned(handlers, reconciler, group, version, plural)
     return handlers
+
+
+def _watch_owned(
+    handlers: kopf.OperatorRegistry, reconciler: Reconciler, group: str, version: str, plural: str
+) -> None:
+    @kopf.on.event(
+        group,
+        version,
+        plural,
+        registry=handlers,
+        id=f"{plural}_changed",
+        labels={names.LABEL_APP: kopf.PRESENT},
+    )
+    async def owned_changed(meta: Any, **_: Any) -> None:
+        reconciler.wake(meta["namespace"], meta["labels"][names.LABEL_APP])
 
 
 def configuration(settings: Settings) -> kopf.OperatorSettings:
@@ -53,8 +59,9 @@ def configuration(settings: Settings) -> kopf.OperatorSettings:
     config = kopf.OperatorSettings()
     config.posting.enabled = False
     config.peering.standalone = True
-    # Without permission to list namespaces and CRDs: namespaces are given by name.
-    config.scanning.disabled = bool(settings.namespaces)
+    # The operator may list neither namespaces nor CRDs: it watches the namespaces it was given or
+    # the whole cluster, and its CRD is there before it is.
+    config.scanning.disabled = True
     for _, _, plural in _OWNED:
         config.watching.label_selectors[plural] = names.LABEL_APP
     return config
@@ -68,4 +75,6 @@ async def watch(reconciler: Reconciler, settings: Settings) -> None:
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
+        # Else kopf asks for the user's name, and a container's user has none.
+        identity=cast("Any", settings.identity),
     )

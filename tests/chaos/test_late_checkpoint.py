@@ -35,7 +35,9 @@ def without_the_lock(sql: dict[str, bytes]) -> dict[str, bytes]:
     return {**sql, "commit": changed}
 
 
-async def races(postgres: Server, rng: random.Random, trials: int, rewrite=lambda sql: sql) -> Tally:
+async def races(
+    postgres: Server, rng: random.Random, trials: int, rewrite=lambda sql: sql
+) -> Tally:
     """Several pairs of sessions, each in a database of its own."""
 
     async def pair(seed: int) -> Tally:

@@ -190,6 +190,8 @@ def prometheus(cluster: Cluster) -> Iterator[Prometheus]:
             running.terminate()
             running.wait(30)
         discovery.join(30)
+        if watch.stdout:
+            watch.stdout.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 

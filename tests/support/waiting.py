@@ -10,11 +10,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PAUSE_SECONDS = 0.01
-
 
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]], *, within: float = 15.0, what: str = ""
+    condition: Callable[[], T | Awaitable[T]],
+    *,
+    within: float = 15.0,
+    what: str = "",
+    pause: float = 0.01,
 ) -> T:
     """The first true value of `condition`, asked again and again. Fails after `within` seconds."""
     deadline = time.monotonic() + within
@@ -25,14 +27,16 @@ async def eventually(
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within:g} s: {what or inspect.getsource(condition)}")
-        await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(pause)
 
 
-def eventually_now(condition: Callable[[], T], *, within: float = 15.0, what: str = "") -> T:
+def eventually_now(
+    condition: Callable[[], T], *, within: float = 15.0, what: str = "", pause: float = 0.01
+) -> T:
     """The same for tests without an event loop."""
     deadline = time.monotonic() + within
     while not (value := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within:g} s: {what or inspect.getsource(condition)}")
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(pause)
     return value

@@ -41,20 +41,17 @@ def worker_template(app: DurableApp, version: str, template: Mapping[str, Any]) 
         _number(worker_of(spec), "EVERSTEP_GRACE_SECONDS", _DEFAULT_GRACE) + _MARGIN,
     )
     spec["terminationGracePeriodSeconds"] = grace
-    meta = template.get("metadata") or {}
+    return {"metadata": _metadata(app, version, template), "spec": spec}
+
+
+def _metadata(app: DurableApp, version: str, template: Mapping[str, Any]) -> dict[str, Any]:
+    user = template.get("metadata") or {}
+    ours = names.labels(app.name, version, names.WORKER)
+    note = {names.ANNOTATION_VERSION: version}
     return {
-        "metadata": {
-            **meta,
-            "labels": {
-                **(meta.get("labels") or {}),
-                **names.labels(app.name, version, names.WORKER),
-            },
-            "annotations": {
-                **(meta.get("annotations") or {}),
-                names.ANNOTATION_VERSION: version,
-            },
-        },
-        "spec": spec,
+        **user,
+        "labels": {**(user.get("labels") or {}), **ours},
+        "annotations": {**(user.get("annotations") or {}), **note},
     }
 
 

@@ -108,7 +108,8 @@ def what_and_remedy(error: BaseException) -> tuple[str, str]:
     if isinstance(error, MigrationError):
         return _located(error.report), error.report.get("remedy", "")
     if isinstance(error, (RecordedError, WorkflowCancelledError)):
-        return text, "`everstep workflow steps ID` shows how far it came."
+        id_ = getattr(error, "workflow_id", "ID")
+        return text, f"`everstep workflow steps {id_}` shows how far it came."
     what, remedy = _split(text)
     if isinstance(error, UnknownWorkflowError) and not remedy:
         remedy = "Check the spelling; `everstep workflow list` shows what there is."

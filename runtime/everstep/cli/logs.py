@@ -11,10 +11,12 @@ _USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 class _Text(logging.Formatter):
-    """Time in UTC, level, message. A traceback is folded into its event's lines."""
+    """Time in UTC, level, message in one line. Below it a traceback, where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record)} {record.levelname.lower():<7} {record.getMessage()}"
+        line = (
+            f"{_time(record)} {record.levelname.lower():<7} {' '.join(record.getMessage().split())}"
+        )
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

@@ -36,6 +36,7 @@ log = logging.getLogger("everstep")
 @click.option(
     "--port", type=int, help="Port of probes and metrics, 0 for any (EVERSTEP_PORT) [9464]"
 )
+@click.option("--pod", metavar="NAME", help="Name for people (EVERSTEP_POD) [the host's name]")
 @options.logging
 def command(
     *,
@@ -45,6 +46,7 @@ def command(
     queues: tuple[str, ...],
     concurrency: int | None,
     port: int | None,
+    pod: str | None,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -54,7 +56,9 @@ def command(
     On the first signal the worker claims nothing more, lets running steps finish (EVERSTEP_GRACE_SECONDS),
     gives the rest back and exits 0. A second signal ends it at once; nothing is lost, only later.
     """
-    settings = Settings.from_environment(url=url, schema=schema, concurrency=concurrency, port=port)
+    settings = Settings.from_environment(
+        url=url, schema=schema, concurrency=concurrency, port=port, pod=pod
+    )
     facts = {"app": settings.app or app.name, "version": settings.version, "pod": settings.pod}
     logs.set_up(log_format, log_level, facts)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -75,6 +79,7 @@ async def work(app: App, settings: Settings, queues: list[str] | None) -> None:
         return
     stopping.cancel()
     entering.result()
+    log.info("probes and metrics on port %s", worker.port)
     try:
         await stop.wait()
         log.info("stopping: running steps have %g s, the rest is given back", settings.grace)

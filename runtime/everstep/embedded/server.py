@@ -107,6 +107,11 @@ class EmbeddedPostgres:
         atexit.register(self.stop)
         return self
 
+    def wait(self) -> None:
+        """Return once it has ended, whoever ended it."""
+        if self._process is not None:
+            self._process.wait()
+
     def stop(self) -> None:
         """Stop and wait: sessions are ended, everything is on disk. Does nothing if it is not running."""
         self._end(signal.SIGINT)
@@ -164,7 +169,7 @@ class EmbeddedPostgres:
             **self._settings,
         }
         # Last: a change of user forgets the parent.
-        prefix = [*self._user.prefix, *(with_parent() if self._with_parent else ())]
+        prefix = [*self._user.prefix, *(with_parent("INT") if self._with_parent else ())]
         command = [*prefix, str(programs / "postgres"), "-D", str(self._data)]
         for name, value in chosen.items():
             command += ["-c", f"{name}={value}"]

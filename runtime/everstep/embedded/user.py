@@ -52,10 +52,10 @@ def server_user(data: Path, needed: Iterable[Path]) -> ServerUser:
     )
 
 
-def with_parent() -> tuple[str, ...]:
-    """A prefix that sends a command SIGINT when its parent dies, where the system has one."""
+def with_parent(signal: str) -> tuple[str, ...]:
+    """A prefix that sends a command a signal (INT, TERM) when its parent dies, where the system has one."""
     setpriv = shutil.which("setpriv")
-    return () if setpriv is None else (setpriv, "--pdeathsig=INT", "--")
+    return () if setpriv is None else (setpriv, f"--pdeathsig={signal}", "--")
 
 
 def _ids(data: Path) -> tuple[int, int]:

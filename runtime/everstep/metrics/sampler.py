@@ -59,7 +59,7 @@ class Sampler:
         self._tally = Tally(begun)
         self._names = families.Names()
         self._readings: dict[Query, Reading] = {}
-        self._due: dict[str, float] = {}
+        self._rests: dict[str, float] = {}
         self._failing: set[str] = set()
         self._turn = asyncio.Lock()
         self._stopped = False
@@ -97,7 +97,7 @@ class Sampler:
                 return
 
     async def _read(self, query: Query) -> None:
-        if boottime() < self._due.get(query, 0.0):
+        if boottime() < self._rests.get(query, 0.0):
             return
         found = await self._ask(query, lambda connection: self._families(query, connection))
         if found is not None:
@@ -121,12 +121,17 @@ class Sampler:
             self._failed(statement, error)
             return None
         finally:
-            self._due[statement] = began + SHARE * (boottime() - began)
+            self._rest(statement, boottime() - began)
         self._failing.discard(statement)
         self._metrics.queried(
             statement, seconds=boottime() - began, interval=self._interval_of(statement)
         )
         return answer
+
+    def _rest(self, statement: str, seconds: float) -> None:
+        """Let a slow statement wait until it has had its share; a quick one runs every round. A fold is no question."""
+        if seconds * SHARE > self.interval and statement != FOLD:
+            self._rests[statement] = boottime() + seconds * SHARE
 
     def _failed(self, statement: str, error: Exception) -> None:
         self._metrics.query_failed(statement)
@@ -136,4 +141,4 @@ class Sampler:
 
     def _interval_of(self, statement: str) -> float:
         """How long from one run of a statement to the next."""
-        return max(self.interval, self._due[statement] - boottime())
+        return max(self.interval, self._rests.get(statement, 0.0) - boottime())

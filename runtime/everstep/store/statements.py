@@ -28,4 +28,9 @@ def statements(schema: str) -> dict[str, bytes]:
 def in_schema(text: str, schema: str) -> str:
     """SQL written with the literal name `everstep.`, for another schema."""
     checked_schema(schema)
-    return text if schema == "everstep" else re.sub(r"\beverstep\.(?=\w)", f"{schema}.", text)
+    if schema == "everstep":
+        return text
+    text = text.replace(
+        "CREATE SCHEMA IF NOT EXISTS everstep;", f"CREATE SCHEMA IF NOT EXISTS {schema};"
+    )
+    return re.sub(r"\beverstep\.(?=\w)", f"{schema}.", text)

@@ -1,0 +1,191 @@
+"""`everstep workflow`: start workflows, look at them, wait for them, stop them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from everstep.cli import options, start
+from everstep.cli.durations import duration
+from everstep.cli.output import print_facts, print_json, print_rows
+from everstep.cli.session import with_client
+from everstep.cli.teaching import TaughtGroup
+from everstep.client import Client
+from everstep.errors import UnknownWorkflowError, UsageError
+from everstep.store.models import Status, StepInfo, WorkflowInfo
+from everstep.store.workflows import Filter
+
+_WORKFLOWS = {
+    "id": "ID",
+    "name": "NAME",
+    "status": "STATUS",
+    "queue": "QUEUE",
+    "version": "VERSION",
+    "created_at": "CREATED",
+    "finished_at": "FINISHED",
+    "error_message": "ERROR",
+}
+_STEPS = {
+    "branch": "BRANCH",
+    "seq": "STEP",
+    "name": "NAME",
+    "kind": "KIND",
+    "status": "STATUS",
+    "attempts": "ATTEMPTS",
+    "duration": "TOOK",
+    "recorded_at": "RECORDED",
+    "output": "OUTPUT",
+    "error_message": "ERROR",
+}
+
+
+@click.group(
+    cls=TaughtGroup,
+    examples=[
+        """everstep workflow start app:app checkout --input '{"order": 7}' --id order-7 --wait""",
+        "everstep workflow list --status failed --since 1d",
+        "everstep workflow list --status queued -o ids | xargs everstep workflow cancel",
+    ],
+)
+def command() -> None:
+    """Start workflows, look at them, wait for them, stop them."""
+
+
+command.add_command(start.command, "start")
+
+
+@command.command(
+    "list", examples=["everstep workflow list --name checkout --status running,waiting"]
+)
+@click.option("--status", "statuses", multiple=True, metavar="WORD[,WORD]", help=", ".join(Status))
+@click.option("--name", help="Of this workflow function")
+@click.option("--queue", help="On this queue")
+@click.option("--version", help="Pinned to this version of the code")
+@click.option("--id", "prefix", metavar="PREFIX", help="Whose id begins with this")
+@click.option(
+    "--since", type=duration, metavar="TIME", help="Created within this time: 30m, 2h, 7d"
+)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@options.database
+@options.output()
+def list_(
+    *,
+    statuses: tuple[str, ...],
+    name: str | None,
+    queue: str | None,
+    version: str | None,
+    prefix: str | None,
+    since: timedelta | None,
+    limit: int,
+    url: str | None,
+    schema: str | None,
+    style: str,
+) -> None:
+    """Workflows, newest first."""
+    chosen = Filter(
+        statuses=_statuses(statuses),
+        name=name,
+        queue=queue,
+        version=version,
+        id_prefix=prefix,
+        since=None if since is None else datetime.now(UTC) - since,
+    )
+
+    async def ask(client: Client) -> Sequence[WorkflowInfo]:
+        return await client.list(chosen, limit=limit)
+
+    rows = with_client(url, schema, ask)
+    print_rows(rows, style, _WORKFLOWS, id_of="id", empty="no workflow matches")
+    if style == "table" and len(rows) == limit:
+        click.echo(f"the newest {limit}; --limit shows more", err=True)
+
+
+@command.command(
+    examples=["everstep workflow get order-7", "everstep workflow get order-7 -o json"]
+)
+@click.argument("workflow_id", metavar="ID")
+@options.database
+@options.output(ids=False)
+def get(*, workflow_id: str, url: str | None, schema: str | None, style: str) -> None:
+    """One workflow: where it stands, its input, its result or error."""
+
+    async def ask(client: Client) -> WorkflowInfo | None:
+        return await client.get(workflow_id)
+
+    info = with_client(url, schema, ask)
+    if info is None:
+        raise _unknown(workflow_id)
+    if style == "json":
+        print_json(info)
+    else:
+        print_facts(
+            {field.name.replace("_", " "): getattr(info, field.name) for field in fields(info)}
+        )
+
+
+@command.command(examples=["everstep workflow steps order-7"])
+@click.argument("workflow_id", metavar="ID")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True)
+@options.database
+@options.output(ids=False)
+def steps(*, workflow_id: str, limit: int, url: str | None, schema: str | None, style: str) -> None:
+    """The recorded steps of a workflow, in order."""
+
+    async def ask(client: Client) -> Sequence[StepInfo]:
+        found = await client.steps(workflow_id, limit=limit)
+        if not found and await client.get(workflow_id) is None:
+            raise _unknown(workflow_id)
+        return found
+
+    rows = with_client(url, schema, ask)
+    print_rows(rows, style, _STEPS, id_of="seq", empty="no step is recorded yet")
+
+
+@command.command(
+    examples=[
+        "everstep workflow cancel order-7",
+        "everstep workflow list --status waiting -o ids | xargs everstep workflow cancel",
+    ]
+)
+@click.argument("workflow_ids", nargs=-1, required=True, metavar="ID…")
+@options.database
+def cancel(*, workflow_ids: tuple[str, ...], url: str | None, schema: str | None) -> None:
+    """Stop workflows: at once if they are not running, else at their next step or await."""
+
+    async def ask(client: Client) -> None:
+        for id_ in workflow_ids:
+            told = await client.cancel(id_)
+            click.echo(f"{id_} {'is cancelled' if told else 'had finished already'}")
+
+    with_client(url, schema, ask)
+
+
+@command.command(examples=["everstep workflow result order-7 --timeout 5m"])
+@click.argument("workflow_id", metavar="ID")
+@click.option("--timeout", type=duration, metavar="TIME", help="Wait at most so long (exit code 7)")
+@options.database
+def result(
+    *, workflow_id: str, timeout: timedelta | None, url: str | None, schema: str | None
+) -> None:
+    """Wait for a workflow and print its result as JSON."""
+
+    async def ask(client: Client) -> object:
+        return await client.handle_named(workflow_id).result(timeout)
+
+    print_json(with_client(url, schema, ask))
+
+
+def _statuses(words: tuple[str, ...]) -> list[Status] | None:
+    given = [word.strip() for text in words for word in text.split(",") if word.strip()]
+    if unknown := sorted(set(given) - set(Status)):
+        raise UsageError(
+            f"there is no status {', '.join(unknown)}. Choose from: {', '.join(Status)}"
+        )
+    return [Status(word) for word in given] or None
+
+
+def _unknown(workflow_id: str) -> UnknownWorkflowError:
+    return UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")

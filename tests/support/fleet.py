@@ -1,0 +1,128 @@
+"""A fleet of real worker processes: started, killed, frozen, thawed, replaced; each by its own process id."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Fleet:
+    """Workers of one application. Use as a context manager; every process is gone afterwards."""
+
+    url: str
+    folder: Path
+    module: str = "support.fleet_app:app"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    frozen: set[int] = field(default_factory=set)
+    kills: int = 0
+    freezes: int = 0
+    started: int = 0
+
+    def start(self, count: int = 1, **extra: str) -> None:
+        """More workers; `extra` goes into their environment."""
+        for _ in range(count):
+            self.started += 1
+            with self._log(self.started).open("wb") as said:
+                command = [sys.executable, "-m", "everstep.cli.main", "worker", self.module]
+                self.workers.append(
+                    subprocess.Popen(
+                        [*command, "--port", "0"],
+                        env=self._environment(extra),
+                        stdout=said,
+                        stderr=said,
+                    )
+                )
+
+    def kill(self, worker: subprocess.Popen[bytes]) -> None:
+        """SIGKILL, and wait until it is gone."""
+        worker.kill()
+        worker.wait()
+        self.workers.remove(worker)
+        self.frozen.discard(worker.pid)
+        self.kills += 1
+
+    def terminate(self, worker: subprocess.Popen[bytes], within: float = 20) -> int:
+        """SIGTERM; returns the exit code."""
+        worker.terminate()
+        code = worker.wait(within)
+        self.workers.remove(worker)
+        return code
+
+    def freeze(self, worker: subprocess.Popen[bytes]) -> None:
+        worker.send_signal(signal.SIGSTOP)
+        self.frozen.add(worker.pid)
+        self.freezes += 1
+
+    def thaw(self, worker: subprocess.Popen[bytes]) -> None:
+        if worker.pid in self.frozen:
+            self.frozen.discard(worker.pid)
+            worker.send_signal(signal.SIGCONT)
+
+    def awake(self) -> list[subprocess.Popen[bytes]]:
+        return [worker for worker in self.workers if worker.pid not in self.frozen]
+
+    def died_by_themselves(self) -> list[int]:
+        """Exit codes of workers that nobody asked to leave."""
+        return [worker.returncode for worker in self.workers if worker.poll() is not None]
+
+    def logs(self) -> str:
+        """What all of them said, for a failed test."""
+        return "\n".join(
+            f"-- worker {n}\n{self._log(n).read_text(errors='replace')[-3000:]}"
+            for n in range(1, self.started + 1)
+        )
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            worker.kill()
+        for worker in self.workers:
+            worker.wait()
+
+    def _log(self, number: int) -> Path:
+        return self.folder / f"worker-{number}.log"
+
+    def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        paths = [str(TESTS), str(TESTS.parent / "runtime")]
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "EVERSTEP_DATABASE_URL": self.url,
+            "EVERSTEP_LEASE_SECONDS": "3",
+            **self.environment,
+            **extra,
+        }
+
+
+async def kill_now_and_then(fleet: Fleet, rng: random.Random, every: float) -> None:
+    """For ever: SIGKILL a random worker that is awake, and start another in its place."""
+    while True:
+        await asyncio.sleep(every)
+        fleet.kill(rng.choice(fleet.awake() or fleet.workers))
+        fleet.start()
+
+
+async def freeze_now_and_then(
+    fleet: Fleet, rng: random.Random, every: float, seconds: float
+) -> None:
+    """For ever: SIGSTOP a random worker for longer than its lease, then let it go on."""
+    while True:
+        await asyncio.sleep(every)
+        if awake := fleet.awake():
+            victim = rng.choice(awake)
+            fleet.freeze(victim)
+            await asyncio.sleep(seconds)
+            fleet.thaw(victim)
