@@ -29,6 +29,8 @@ from everstep.store.transactions import Isolation
 from everstep.store.transactions import Tx as PlainConnection
 from everstep.store.workflows import Filter
 from everstep.talking import get_event, recv, send, set_event
+from everstep.together import as_completed, wait_first
+from everstep.values import deprecate_patch, now, patched, random, uuid
 
 __version__ = "0.1.0"
 
@@ -63,7 +65,12 @@ __all__ = [
     "WorkflowDeadError",
     "WorkflowError",
     "WorkflowInfo",
+    "as_completed",
+    "deprecate_patch",
     "get_event",
+    "now",
+    "patched",
+    "random",
     "recv",
     "run",
     "send",
@@ -71,5 +78,7 @@ __all__ = [
     "sleep",
     "start",
     "step_context",
+    "uuid",
+    "wait_first",
     "workflow_id",
 ]

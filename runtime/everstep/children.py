@@ -82,11 +82,11 @@ async def result_in_workflow(
         # A child of this very workflow has to be there before it can be looked at.
         await execution.settle()
 
-        async def look() -> Seen | None:
+        async def look() -> tuple[int, Seen | None]:
             seen = await execution.recorder.eyes.outcome(execution, workflow_id)
             if not seen.known:
                 raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
-            return seen if seen.finished else None
+            return seen.signals, seen if seen.finished else None
 
         seen = await wait_for(execution, position, look, None, f"workflow:{workflow_id}")
         assert seen is not None

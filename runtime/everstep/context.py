@@ -25,7 +25,9 @@ class Recorder(Protocol):
     def checkpoint(
         self, execution: Execution, row: Checkpoint, child: Start | None = None
     ) -> Acknowledgement: ...
-    def park(self, execution: Execution, wake_at: datetime | None, key: str) -> Acknowledgement: ...
+    def park(
+        self, execution: Execution, wake_at: datetime | None, key: str, signals: int | None
+    ) -> Acknowledgement: ...
     @property
     def clock(self) -> Clock: ...
     @property
@@ -56,6 +58,14 @@ class Clock(Protocol):
     def until(self, when: datetime) -> float: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a branch waits for: an instant, if any, and how many signals its last look knew of, if it looks."""
+
+    until: datetime | None
+    signals: int | None
+
+
 @dataclass(eq=False, slots=True)
 class Execution:
     """One workflow under way on this worker, from its claim to its end, park or fence."""
@@ -72,11 +82,10 @@ class Execution:
     signal: ControlSignal | None = None
     broken: Exception | None = None
     pending: Acknowledgement | None = None
-    signals: int = 0
     steps_running: int = 0
     moves: int = 0
     branches: int = 0
-    waits: dict[tuple[str, int], datetime | None] = field(default_factory=dict)
+    waits: dict[tuple[str, int], Wait] = field(default_factory=dict)
     taken: set[int] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
 

@@ -89,10 +89,11 @@ async def _recv(
     row = execution.recorded(position, CheckpointKind.RECEIVE, topic)
     if row is None:
 
-        async def look() -> Seen | None:
+        async def look() -> tuple[int, Seen | None]:
             seen = await execution.recorder.eyes.message(execution, topic)
             # Another branch may have taken it since the question was asked.
-            return None if seen.n is None or seen.n in execution.taken else seen
+            there = seen.n is not None and seen.n not in execution.taken
+            return seen.signals, seen if there else None
 
         seen = await wait_for(execution, position, look, until, f"message:{topic}")
         if seen is None or seen.n is None:
@@ -174,11 +175,11 @@ async def _get_event(
     row = execution.recorded(position, CheckpointKind.EVENT, key)
     if row is None:
 
-        async def look() -> Seen | None:
+        async def look() -> tuple[int, Seen | None]:
             seen = await execution.recorder.eyes.event(execution, workflow_id, key)
             if not seen.known:
                 raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
-            return seen if seen.body is not None or seen.finished else None
+            return seen.signals, seen if seen.body is not None or seen.finished else None
 
         seen = await wait_for(execution, position, look, until, f"event:{workflow_id}:{key}")
         if seen is None or seen.body is None:

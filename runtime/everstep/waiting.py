@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
-from everstep.context import Execution
+from everstep.context import Execution, Wait
 from everstep.store.models import Seen
 
 STAY_SECONDS = 1.0
@@ -25,11 +25,15 @@ LOOK_SECONDS = (0.01, 0.5)
 """How often a workflow that cannot park looks again: the shortest and the longest pause."""
 
 
+Look = Callable[[], Awaitable[tuple[int, Seen | None]]]
+"""Looks once: how many signals that look knew of, and what it saw, if anything."""
+
+
 async def wait_until(
     execution: Execution, position: tuple[str, int], when: datetime, key: str
 ) -> None:
     """Return once the database's time has reached `when`, or raise Parked."""
-    execution.waits[position] = when
+    execution.waits[position] = Wait(when, None)
     try:
         while (remaining := execution.recorder.clock.until(when)) > 0:
             if remaining <= STAY_SECONDS:
@@ -44,19 +48,16 @@ async def wait_until(
 async def wait_for(
     execution: Execution,
     position: tuple[str, int],
-    look: Callable[[], Awaitable[Seen | None]],
+    look: Look,
     until: datetime | None,
     key: str,
 ) -> Seen | None:
-    """What `look` sees once it says so by not returning None; None at `until`. Or raise Parked.
-
-    `look` updates `execution.signals` before it answers.
-    """
+    """What `look` sees, once it sees something; None at `until`. Or raise Parked."""
     pause, longest = LOOK_SECONDS
-    execution.waits[position] = until
     try:
         while True:
-            seen = await look()
+            signals, seen = await look()
+            execution.waits[position] = Wait(until, signals)
             execution.check()
             if seen is not None:
                 return seen
@@ -74,8 +75,11 @@ async def wait_for(
 
 
 async def _park(execution: Execution, key: str) -> None:
-    timers = [when for when in execution.waits.values() if when is not None]
-    await execution.recorder.park(execution, min(timers, default=None), key).wait()
+    waits = execution.waits.values()
+    wake_at = min((wait.until for wait in waits if wait.until is not None), default=None)
+    # The oldest look counts: what a later one of another branch knew of, that one may not have seen.
+    signals = min((wait.signals for wait in waits if wait.signals is not None), default=None)
+    await execution.recorder.park(execution, wake_at, key, signals).wait()
 
 
 async def _still(execution: Execution) -> bool:

@@ -123,15 +123,20 @@ class Committer:
         rows.d_error.append(error)
         return group.done
 
-    def park(self, execution: Execution, wake_at: datetime | None, key: str) -> Acknowledgement:
-        """Add a park to the next commit: the workflow leaves this worker until it wakes."""
+    def park(
+        self, execution: Execution, wake_at: datetime | None, key: str, signals: int | None
+    ) -> Acknowledgement:
+        """Add a park to the next commit: the workflow leaves this worker until it wakes.
+
+        With `signals`, only if nothing has happened to it since it knew of so many.
+        """
         group = self._collecting(execution, 100)
         rows = group.rows
         rows.p_id.append(execution.id)
         rows.p_epoch.append(execution.epoch)
         rows.p_wake_at.append(wake_at)
         rows.p_key.append(key)
-        rows.p_signals.append(execution.signals)
+        rows.p_signals.append(-1 if signals is None else signals)
         return group.done
 
     async def run(self) -> None:

@@ -26,7 +26,7 @@ class Lookout:
 
     async def exists(self, execution: Execution, target: str) -> Seen:
         """Whether another workflow exists, and has finished."""
-        return _noted(
+        return _owned(
             execution,
             await self._link.retry(lambda c: self._messages.peek_outcome(c, execution.id, target)),
         )
@@ -34,7 +34,7 @@ class Lookout:
     async def message(self, execution: Execution, topic: str) -> Seen:
         """The oldest message of a topic that this workflow has not taken."""
         taken = sorted(execution.taken)
-        return _noted(
+        return _owned(
             execution,
             await self._link.retry(
                 lambda c: self._messages.peek_message(c, execution.id, topic, taken)
@@ -44,7 +44,7 @@ class Lookout:
     async def outcome(self, execution: Execution, target: str) -> Seen:
         """Another workflow's outcome. Asks to be woken first, so that nothing falls between."""
         await self._watch(execution, target)
-        return _noted(
+        return _owned(
             execution,
             await self._link.retry(lambda c: self._messages.peek_outcome(c, execution.id, target)),
         )
@@ -52,7 +52,7 @@ class Lookout:
     async def event(self, execution: Execution, target: str, key: str) -> Seen:
         """Another workflow's event. Asks to be woken first, so that nothing falls between."""
         await self._watch(execution, target)
-        return _noted(
+        return _owned(
             execution,
             await self._link.retry(
                 lambda c: self._messages.peek_event(c, execution.id, target, key)
@@ -65,12 +65,11 @@ class Lookout:
             execution.watched.add(target)
 
 
-def _noted(execution: Execution, seen: Seen | None) -> Seen:
-    """Remember how many signals this look knew of. No row: the workflow is no longer this worker's."""
+def _owned(execution: Execution, seen: Seen | None) -> Seen:
+    """What was seen. No row: the workflow is no longer this worker's."""
     if seen is None:
         execution.interrupt(Fenced())
         raise Fenced
-    execution.signals = seen.signals
     return seen
 
 

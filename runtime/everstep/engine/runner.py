@@ -47,7 +47,6 @@ class Runner:
             recorder=self._committer,
             max_payload=self._app.max_payload,
             log=log_of(log_rows),
-            signals=claimed.signals,
             plain=not workflow.is_async,
         )
         self.executions[claimed.id] = execution

@@ -86,8 +86,6 @@ class Claimed:
     codec: int
     input: bytes
     cancel: bool = False
-    signals: int = 0
-    parent_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

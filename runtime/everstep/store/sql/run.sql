@@ -28,13 +28,13 @@ u AS (
     UPDATE everstep.run r SET state = 2, worker_id = k.id, version = %(version)s, epoch = r.epoch + 1
       FROM everstep.worker k
      WHERE r.id = ANY (ARRAY(SELECT id FROM c)) AND k.id = %(me)s AND k.state = 1
-    RETURNING r.id, r.name, r.epoch, r.ready_at, r.crashes, r.cancel, r.signals,
+    RETURNING r.id, r.name, r.epoch, r.ready_at, r.crashes, r.cancel,
               greatest(extract(epoch FROM everstep.clock() - r.ready_at)::float8, 0) AS waited),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
     SELECT 2, %(queue)s, '', 0, everstep.bucket(waited), count(*), sum(waited) FROM u
      GROUP BY everstep.bucket(waited))
-SELECT u.id, u.name, u.epoch, u.ready_at, u.crashes, w.codec, w.input, u.cancel, u.signals, w.parent_id
+SELECT u.id, u.name, u.epoch, u.ready_at, u.crashes, w.codec, w.input, u.cancel
   FROM u JOIN everstep.workflow w ON w.id = u.id;
 
 -- name: load
@@ -124,7 +124,7 @@ y AS (
     UPDATE everstep.run r SET state = 3, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
            wake_at = fp.wake_at, wait_key = fp.wait_key
       FROM fp WHERE r.id = fp.id AND fp.mine IS NOT NULL AND NOT fp.cancel
-       AND fp.signals = fp.now_signals RETURNING r.id),
+       AND (fp.signals < 0 OR fp.signals = fp.now_signals) RETURNING r.id),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
     SELECT 3, queue, name, status, everstep.bucket(seconds), count(*), sum(seconds) FROM w
@@ -137,9 +137,9 @@ SELECT everstep.clock() AS at,
                  SELECT FROM n WHERE n.workflow_id = c.id AND n.branch = c.branch AND n.seq = c.seq)
              UNION SELECT d.id FROM d WHERE NOT EXISTS (SELECT FROM w WHERE w.id = d.id)
              UNION SELECT p.id FROM p WHERE NOT EXISTS (SELECT FROM y WHERE y.id = p.id)
-                 AND NOT EXISTS (SELECT FROM fp WHERE fp.id = p.id AND (fp.cancel OR fp.signals <> fp.now_signals))
+                 AND NOT EXISTS (SELECT FROM fp WHERE fp.id = p.id AND (fp.cancel OR fp.signals >= 0 AND fp.signals <> fp.now_signals))
        ) AS leftovers,
-       ARRAY(SELECT fp.id FROM fp WHERE fp.mine IS NOT NULL AND fp.signals <> fp.now_signals) AS stirred,
+       ARRAY(SELECT fp.id FROM fp WHERE fp.mine IS NOT NULL AND fp.signals >= 0 AND fp.signals <> fp.now_signals) AS stirred,
        ARRAY(SELECT fc.target FROM fc WHERE fc.kind = 5 AND fc.mine IS NOT NULL
              UNION SELECT unnest(fc.waiters) FROM fc WHERE fc.kind = 6 AND fc.mine IS NOT NULL
              UNION SELECT unnest(x.waiters) FROM x) AS wakes,
