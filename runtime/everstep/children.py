@@ -9,7 +9,7 @@ import msgspec
 
 from everstep.codec import Payload
 from everstep.context import Branch, Execution
-from everstep.errors import Failure, UnknownWorkflowError
+from everstep.errors import DEADLINE_EXCEEDED, Failure, UnknownWorkflowError
 from everstep.handle import value_of
 from everstep.startable import StartOptions, make_start
 from everstep.store.models import Checkpoint, CheckpointKind, Ending, Outcome, Seen
@@ -46,6 +46,10 @@ async def _start_child(
         return str(msgspec.json.decode(row.output)["id"])
     execution.check()
     chosen: StartOptions = {**options, "id": options.get("id") or child_id(execution.id, position)}
+    if execution.deadline is not None:
+        # Inherited as an instant: a child has no more time than its parent.
+        mine = options.get("deadline")
+        chosen["deadline"] = execution.deadline if mine is None else min(mine, execution.deadline)
     start = make_start(workflow.name, body, workflow.queue, chosen)
     output = msgspec.json.encode({"id": start.id})
     row = plain_row(position, CheckpointKind.CHILD, workflow.name, output=output, target=start.id)
@@ -110,6 +114,10 @@ def _outcome(row: Checkpoint) -> Outcome:
     if row.error is None:
         ending = Ending.SUCCEEDED
     else:
-        endings = {"everstep.Cancelled": Ending.CANCELLED, "everstep.CrashLoop": Ending.DEAD_LETTER}
+        endings = {
+            "everstep.Cancelled": Ending.CANCELLED,
+            DEADLINE_EXCEEDED.type: Ending.CANCELLED,
+            "everstep.CrashLoop": Ending.DEAD_LETTER,
+        }
         ending = endings.get(Failure.decode(row.error).type, Ending.FAILED)
     return Outcome(row.name, "", ending, row.codec, row.output, row.error)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar, Unpack, overload
+
+import msgspec
 
 from everstep.app import MAX_PAYLOAD
 from everstep.children import start_child
-from everstep.codec import Payload, encode_plain
+from everstep.codec import JSON, Payload, encode_plain
 from everstep.context import current_branch
 from everstep.definitions import DEFAULT_QUEUE, Workflow
-from everstep.errors import Failure, UnknownWorkflowError, UsageError
+from everstep.errors import (
+    DuplicateWorkflowError,
+    Failure,
+    UnknownWorkflowError,
+    UsageError,
+    WorkflowExistsError,
+)
 from everstep.handle import Handle
 from everstep.outcomes import Outcomes
 from everstep.settings import checked_schema
@@ -21,6 +31,7 @@ from everstep.starter import Starter
 from everstep.store.checks import check_schema
 from everstep.store.connection import Link
 from everstep.store.hints import Channel, Ear, Notifier
+from everstep.store.messages import Messages
 from everstep.store.models import Outcome, Start, Started, StepInfo, WorkflowInfo
 from everstep.store.workflows import Eager, Filter, Workflows
 
@@ -51,6 +62,7 @@ class Client:
         self._ask_link = Link(url, "everstep client")
         self._notify_link = Link(url, "everstep notify")
         self._workflows = Workflows(schema)
+        self._messages = Messages(schema)
         self._schema = schema
         self.outcomes = Outcomes(self._ask_link, self._workflows)
         self._notifier = Notifier(self._notify_link, schema)
@@ -145,7 +157,7 @@ class Client:
             return Handle(self, child, workflow.result, created=False)
         body = workflow.arguments.encode(args, {}, self._max_payload)
         start = make_start(workflow.name, body, workflow.queue, options)
-        return await self._start(start, workflow.result)
+        return await self._start(start, workflow.result, options)
 
     async def start_named(
         self, name: str, input: dict[str, Any], **options: Unpack[StartOptions]
@@ -153,11 +165,32 @@ class Client:
         """Start a workflow whose code is not here: by name, its input a JSON object of its parameters."""
         body = encode_plain(input, f"input of workflow {name}", self._max_payload)
         start = make_start(name, body, DEFAULT_QUEUE, options)
-        return await self._start(start, Payload(Any, f"result of workflow {name}"))
+        return await self._start(start, Payload(Any, f"result of workflow {name}"), options)
 
-    async def _start(self, start: Start, payload: Payload[Any]) -> Handle[Any]:
-        created = await self._starter.start(start, self._here[0] if self._here else None)
+    async def _start(
+        self, start: Start, payload: Payload[Any], options: StartOptions
+    ) -> Handle[Any]:
+        try:
+            created = await self._starter.start(start, self._here[0] if self._here else None)
+        except DuplicateWorkflowError as error:
+            if options.get("on_duplicate") == "return":
+                return Handle(self, error.holder, payload, created=False)
+            raise
+        if not created:
+            await self._meet_existing(start, options.get("on_existing", "return"))
         return Handle(self, start.id, payload, created=created)
+
+    async def _meet_existing(self, start: Start, policy: str) -> None:
+        if policy == "reject":
+            raise WorkflowExistsError(
+                f"workflow {start.id!r} exists already; on_existing='return' gives its handle instead"
+            )
+        if policy == "restart":
+            restarted = await self._ask_link.retry(
+                lambda c: self._workflows.restart(c, start.id, start.priority)
+            )
+            if restarted:
+                self._notifier.hint(Channel.READY)
 
     def _after_start(self, starts: list[Start], reply: Started) -> None:
         if reply.claimed and self._here is not None:
@@ -199,17 +232,65 @@ class Client:
             lambda c: self._workflows.list_steps(c, workflow_id, limit)
         )
 
-    async def cancel(self, workflow_id: str) -> bool:
-        """Cancel a workflow: at once if it is not running, else at its next step or await.
+    async def cancel(self, workflow_id: str, *, children: bool = True) -> bool:
+        """Cancel a workflow and its open descendants: at once if not running, else at their next await.
 
         Returns False if it had finished already. Raises UnknownWorkflowError if it does not exist.
         """
         error = Failure("everstep.Cancelled", "the workflow was cancelled").encode()
-        verdict = await self._ask_link.retry(
-            lambda c: self._workflows.cancel(c, workflow_id, error)
-        )
-        if verdict == "unknown":
-            raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
-        if verdict == "cancelled":
+        ids = [workflow_id]
+        if children:
+            ids += await self._ask_link.retry(lambda c: self._workflows.descendants(c, workflow_id))
+        done = await self._ask_link.retry(lambda c: self._workflows.cancel(c, ids, error))
+        if done.wakes:
+            await self._ask_link.retry(lambda c: self._messages.wake(c, sorted(done.wakes)))
+            self._notifier.hint(Channel.READY)
+        if done.cancelled:
             self._notifier.hint(Channel.DONE)
-        return verdict != "finished"
+        if workflow_id in {*done.cancelled, *done.cancelling}:
+            return True
+        if not await self._ask_link.retry(lambda c: self._workflows.known_ids(c, [workflow_id])):
+            raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+        return False
+
+    async def send(
+        self, workflow_id: str, message: Any, topic: str = "", *, key: str | None = None
+    ) -> bool:
+        """Send a message to a workflow. With `key`, a repeated send changes nothing.
+
+        Returns False if it has finished, and so will never receive it. Raises UnknownWorkflowError.
+        """
+        body = encode_plain(message, f"message of topic {topic!r}", self._max_payload)
+        open_ = await self._ask_link.retry(
+            lambda c: self._messages.send(c, workflow_id, topic, codec=JSON, body=body, key=key)
+        )
+        if open_:
+            await self._ask_link.retry(lambda c: self._messages.wake(c, [workflow_id]))
+            self._notifier.hint(Channel.READY)
+            return True
+        if not await self._ask_link.retry(lambda c: self._workflows.known_ids(c, [workflow_id])):
+            raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+        return False
+
+    async def get_event(
+        self,
+        workflow_id: str,
+        key: str,
+        timeout: timedelta | float = 60.0,  # noqa: ASYNC109
+    ) -> Any:
+        """The value a workflow publishes under a name, waiting for it at most `timeout`.
+
+        Raises TimeoutError, also once the workflow has finished without it, and UnknownWorkflowError.
+        """
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        ends, pause = time.monotonic() + seconds, 0.01
+        while True:
+            seen = await self._ask_link.retry(lambda c: self._messages.event(c, workflow_id, key))
+            if not seen.known:
+                raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+            if seen.body is not None:
+                return msgspec.json.decode(seen.body)
+            if seen.finished or time.monotonic() >= ends:
+                raise TimeoutError(f"{workflow_id!r} published no event {key!r}")
+            await asyncio.sleep(min(pause, max(ends - time.monotonic(), 0)))
+            pause = min(pause * 2, 1.0)

@@ -76,6 +76,7 @@ class Execution:
     loop: asyncio.AbstractEventLoop
     recorder: Recorder
     max_payload: int
+    deadline: datetime | None = None
     log: dict[tuple[str, int], Checkpoint] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     plain: bool = False

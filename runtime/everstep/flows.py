@@ -58,6 +58,7 @@ def step_flow(
     name: str,
     payload: Payload[Any],
     retry: Retry,
+    *,
     kind: CheckpointKind = CheckpointKind.STEP,
 ) -> Flow:
     """The recorded outcome if there is one; otherwise attempts until success or giving up, recorded.

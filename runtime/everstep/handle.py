@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from everstep.codec import Payload
 from everstep.context import Branch, current_branch
 from everstep.errors import (
+    DEADLINE_EXCEEDED,
     Failure,
     RecordedError,
     UnknownWorkflowError,
@@ -17,6 +18,7 @@ from everstep.errors import (
     WorkflowCancelledError,
     WorkflowDeadError,
     WorkflowError,
+    WorkflowTimeoutError,
 )
 from everstep.store.models import Ending, Outcome, StepInfo, WorkflowInfo
 
@@ -107,6 +109,10 @@ def error_of(outcome: Outcome) -> RecordedError | WorkflowCancelledError:
     """The error a finished workflow ended with."""
     failure = Failure.decode(outcome.error or b'{"type":"","message":""}')
     match outcome.status:
+        case Ending.CANCELLED if failure.type == DEADLINE_EXCEEDED.type:
+            return WorkflowTimeoutError(
+                f"workflow {outcome.id!r} ({outcome.name}) did not finish before its deadline"
+            )
         case Ending.CANCELLED:
             return WorkflowCancelledError(f"workflow {outcome.id!r} ({outcome.name}) was cancelled")
         case Ending.DEAD_LETTER:

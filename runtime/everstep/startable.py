@@ -6,8 +6,8 @@ against the workflow's own parameters, defaults included.
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any, Protocol, TypedDict, TypeVar
+from datetime import datetime, timedelta
+from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 from everstep.codec import JSON
 from everstep.errors import UsageError
@@ -28,14 +28,28 @@ class StartOptions(TypedDict, total=False):
 
     `id`: the idempotency key, 1 to 512 bytes; by default a new UUIDv7. `queue`: by default the workflow's.
     `priority`: 0 (first) to 3 (last), by default 1. `delay`: seconds or timedelta before it may be claimed.
-    `attributes`: a JSON object to filter by.
+    `run_at`: an instant before which it may not be claimed, instead of `delay`.
+    `attributes`: a JSON object to filter by. `version`: the code version it is pinned to from the start.
+    `timeout`: from start to finish; `deadline`: the same as an instant. Past it the workflow is cancelled,
+    wherever it is, and so are its children.
+    `dedup`: at most one open workflow of a queue has this key; `on_duplicate` says what a second start gets:
+    "reject" (DuplicateWorkflowError, the default) or "return" (a handle of the first).
+    `on_existing`: what the id of an earlier workflow with the same name and input gives: "return" (its handle,
+    the default), "reject" (WorkflowExistsError), or "restart" (the same, but begun anew if it failed).
     """
 
     id: str | None
     queue: str | None
     priority: int
     delay: timedelta | float
+    run_at: datetime | None
     attributes: dict[str, Any] | None
+    version: str | None
+    timeout: timedelta | float | None
+    deadline: datetime | None
+    dedup: str | None
+    on_duplicate: Literal["reject", "return"]
+    on_existing: Literal["return", "reject", "restart"]
 
 
 class Takes0(Protocol[R_co]):
@@ -84,7 +98,24 @@ def make_start(name: str, body: bytes, queue: str, options: StartOptions) -> Sta
         priority=_checked_priority(options.get("priority", 1)),
         delay=_checked_delay(options.get("delay", 0)),
         attributes=options.get("attributes"),
+        run_at=_checked_instant(options.get("run_at"), "run_at"),
+        timeout=_checked_timeout(options.get("timeout")),
+        deadline=_checked_instant(options.get("deadline"), "deadline"),
+        dedup=options.get("dedup"),
+        version=options.get("version"),
     )
+
+
+def _checked_instant(instant: datetime | None, what: str) -> datetime | None:
+    if instant is not None and instant.tzinfo is None:
+        raise UsageError(
+            f"{what}={instant.isoformat()} has no time zone: give it one, for example UTC"
+        )
+    return instant
+
+
+def _checked_timeout(timeout: timedelta | float | None) -> float | None:
+    return None if timeout is None else _checked_delay(timeout, "timeout")
 
 
 def _checked_id(workflow_id: str) -> str:
@@ -101,8 +132,8 @@ def _checked_priority(priority: int) -> int:
     return priority
 
 
-def _checked_delay(delay: timedelta | float) -> float:
+def _checked_delay(delay: timedelta | float, what: str = "delay") -> float:
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
     if not 0 <= seconds <= _LONGEST_SECONDS:
-        raise UsageError(f"delay is between 0 seconds and 100 years, not {delay!r}")
+        raise UsageError(f"{what} is between 0 seconds and 100 years, not {delay!r}")
     return seconds

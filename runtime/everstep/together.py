@@ -26,25 +26,29 @@ async def as_completed(coroutines: Iterable[Coroutine[Any, Any, T]]) -> AsyncIte
     Takes the place of `asyncio.as_completed`, whose order is that of a hash table.
     """
     branch = branch_here("everstep.as_completed()")
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    left = dict(enumerate(tasks))
+    left = dict(enumerate(asyncio.ensure_future(coroutine) for coroutine in coroutines))
+    came: list[int] = []
+    for number, task in left.items():
+        task.add_done_callback(lambda _, number=number: came.append(number))  # type: ignore[misc]
     try:
         while left:
-            number = await _next_done(branch, branch.next_position(), left)
+            number = await _next_done(branch, branch.next_position(), left, came)
             yield await left.pop(number)
     finally:
         for task in left.values():
             task.cancel()
 
 
-async def _next_done(branch: Branch, position: Position, left: dict[int, asyncio.Task[T]]) -> int:
+async def _next_done(
+    branch: Branch, position: Position, left: dict[int, asyncio.Task[T]], came: list[int]
+) -> int:
     execution = branch.execution
     row = execution.recorded(position, CheckpointKind.VALUE, "next")
     if row is not None:
         assert row.output is not None
         return int(msgspec.json.decode(row.output))
     await asyncio.wait(left.values(), return_when=asyncio.FIRST_COMPLETED)
-    number = min(n for n, task in left.items() if task.done())
+    number = next(n for n in came if n in left)
     execution.check()
     execution.record(
         plain_row(position, CheckpointKind.VALUE, "next", output=msgspec.json.encode(number))

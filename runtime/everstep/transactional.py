@@ -44,7 +44,7 @@ class _Transaction(Generic[P, R]):
             self.name,
             self.result,
             self.retry,
-            CheckpointKind.TRANSACTION,
+            kind=CheckpointKind.TRANSACTION,
         )
 
     def _place(self, branch: Branch, step: StepContext) -> Place:

@@ -25,6 +25,8 @@ from everstep.store.runs import Runs
 log = logging.getLogger("everstep")
 
 NEVER = datetime.min.replace(tzinfo=UTC)
+NEVER_SECONDS = 1e10
+"""No timeout, as a number that make_interval takes: three centuries."""
 MAX_ROWS = 300
 MAX_BYTES = 1_048_576
 
@@ -67,6 +69,7 @@ class Committer:
         link: Link,
         runs: Runs,
         clock: DatabaseClock,
+        *,
         observe: Callable[[int, float], None],
         stir: Callable[[list[str]], None],
         eyes: Eyes,
@@ -255,6 +258,11 @@ def _add_child(rows: CommitBatch, execution: Execution, start: Start) -> None:
     rows.s_codec.append(start.codec)
     rows.s_input.append(start.input)
     rows.s_attributes.append(None if start.attributes is None else json.dumps(start.attributes))
+    rows.s_delay.append(start.delay)
+    rows.s_run_at.append(start.run_at)
+    rows.s_timeout.append(NEVER_SECONDS if start.timeout is None else start.timeout)
+    rows.s_deadline.append(start.deadline)
+    rows.s_version.append(start.version)
 
 
 def _fence_all(group: Group) -> None:

@@ -14,7 +14,7 @@ from everstep.app import App
 from everstep.context import Branch, Execution, current_branch, log_of
 from everstep.definitions import Workflow
 from everstep.engine.committer import Committer
-from everstep.errors import Cancelled, ControlSignal, Failure, Fenced
+from everstep.errors import DEADLINE_EXCEEDED, Cancelled, ControlSignal, Failure, Fenced
 from everstep.store.models import Checkpoint, Claimed, Ending
 
 log = logging.getLogger("everstep")
@@ -46,6 +46,7 @@ class Runner:
             loop=self._loop,
             recorder=self._committer,
             max_payload=self._app.max_payload,
+            deadline=claimed.deadline,
             log=log_of(log_rows),
             plain=not workflow.is_async,
         )
@@ -75,11 +76,11 @@ class Runner:
         except ControlSignal as signal:
             if not isinstance(signal, Cancelled):
                 return
-            ending = _cancelled()
+            ending = _cancelled(execution)
         except asyncio.CancelledError:
             if not isinstance(execution.signal, Cancelled):
                 return
-            ending = _cancelled()
+            ending = _cancelled(execution)
         except (Exception, SystemExit) as error:  # noqa: BLE001
             ending = (Ending.FAILED, None, Failure.of(error).encode())
         await self._finish(execution, ending)
@@ -125,6 +126,9 @@ class Runner:
             log.error("workflow %s: the engine failed", execution.id, exc_info=task.exception())
 
 
-def _cancelled() -> tuple[Ending, bytes | None, bytes | None]:
-    failure = Failure("everstep.Cancelled", "the workflow was cancelled")
+def _cancelled(execution: Execution) -> tuple[Ending, bytes | None, bytes | None]:
+    late = execution.deadline and execution.recorder.clock.until(execution.deadline) <= 0
+    failure = (
+        DEADLINE_EXCEEDED if late else Failure("everstep.Cancelled", "the workflow was cancelled")
+    )
     return Ending.CANCELLED, None, failure.encode()

@@ -129,7 +129,17 @@ class Tenure:
         self._spawn(self.committer.run())
         self._spawn(self._waker.run())
         self._spawn(run(self.claimer))
-        self._spawn(run(Timers(self._link, self._runs, self._workers, announce=self._announce)))
+        self._spawn(
+            run(
+                Timers(
+                    self._link,
+                    self._runs,
+                    self._workers,
+                    schema=settings.schema,
+                    announce=self._announce,
+                )
+            )
+        )
         self._spawn(run(self.sampler))
         self._spawn(run(Strays(self._link, self._runs, self.runner, interval=settings.lease_ttl)))
         self._spawn(

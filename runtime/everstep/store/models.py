@@ -64,14 +64,24 @@ class Start:
     priority: int = 1
     delay: float = 0.0
     attributes: dict[str, Any] | None = None
+    run_at: datetime | None = None
+    timeout: float | None = None
+    deadline: datetime | None = None
+    dedup: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What a batch of starts came to: ids that existed already, and ids this worker claimed at once."""
+    """What a batch of starts came to.
+
+    `existing`: ids that were there already. `claimed`: ids this worker claimed at once. `duplicates`: ids not
+    started because of their deduplication key, each with the workflow that holds it.
+    """
 
     existing: frozenset[str]
     claimed: frozenset[str]
+    duplicates: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,7 @@ class Claimed:
     codec: int
     input: bytes
     cancel: bool = False
+    deadline: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +183,11 @@ class CommitBatch:
     s_codec: list[int] = field(default_factory=list)
     s_input: list[bytes] = field(default_factory=list)
     s_attributes: list[str | None] = field(default_factory=list)
+    s_delay: list[float] = field(default_factory=list)
+    s_run_at: list[datetime | None] = field(default_factory=list)
+    s_timeout: list[float] = field(default_factory=list)
+    s_deadline: list[datetime | None] = field(default_factory=list)
+    s_version: list[str | None] = field(default_factory=list)
     d_id: list[str] = field(default_factory=list)
     d_epoch: list[int] = field(default_factory=list)
     d_status: list[int] = field(default_factory=list)

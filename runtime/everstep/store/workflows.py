@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from everstep.store.arrays import Byteas, Floats, SmallInts, Texts
+from everstep.store.arrays import Byteas, Floats, Jsons, SmallInts, Texts, Timestamps
 from everstep.store.connection import Connection
 from everstep.store.models import (
     Ending,
@@ -46,6 +47,15 @@ class Filter:
     since: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """What became of a cancel: workflows whose worker is told, workflows finished here, and whom to wake."""
+
+    cancelling: list[str]
+    cancelled: list[str]
+    wakes: list[str]
+
+
 class Workflows:
     """The statements of workflow.sql."""
 
@@ -63,9 +73,16 @@ class Workflows:
             "queues": Texts([s.queue for s in ordered]),
             "priorities": SmallInts([s.priority for s in ordered]),
             "delays": Floats([s.delay for s in ordered]),
+            "run_ats": Timestamps([s.run_at for s in ordered]),
+            "timeouts": [s.timeout for s in ordered],
+            "deadlines": Timestamps([s.deadline for s in ordered]),
+            "dedups": Texts([s.dedup for s in ordered]),
+            "versions": Texts([s.version for s in ordered]),
             "codecs": SmallInts([s.codec for s in ordered]),
             "inputs": Byteas([s.input for s in ordered]),
-            "attributes": [None if s.attributes is None else Jsonb(s.attributes) for s in ordered],
+            "attributes": Jsons(
+                [None if s.attributes is None else json.dumps(s.attributes) for s in ordered]
+            ),
             "me": eager.me if eager else None,
             "version": eager.version if eager else None,
             "known": list(eager.names) if eager else [],
@@ -73,7 +90,11 @@ class Workflows:
         cursor = await connection.execute(self._sql["start"], arguments)
         row = await cursor.fetchone()
         assert row is not None
-        return Started(frozenset(row.existing), frozenset(row.claimed))
+        return Started(
+            existing=frozenset(row.existing),
+            claimed=frozenset(row.claimed),
+            duplicates=dict(zip(row.duplicates, row.holders, strict=True)),
+        )
 
     async def inputs(
         self, connection: Connection, ids: Sequence[str]
@@ -127,12 +148,31 @@ class Workflows:
         )
         return [StepInfo(*row) for row in await cursor.fetchall()]
 
-    async def cancel(self, connection: Connection, workflow_id: str, error: bytes) -> str:
-        """Cancel: 'cancelled' (it was not running), 'cancelling' (its worker is told), 'finished', 'unknown'."""
-        cursor = await connection.execute(self._sql["cancel"], {"id": workflow_id, "error": error})
+    async def cancel(
+        self, connection: Connection, ids: Sequence[str], error: bytes
+    ) -> Cancellation:
+        """Cancel workflows: at once if they are not running, else their workers are told."""
+        arguments = {"ids": sorted(ids), "error": error}
+        cursor = await connection.execute(self._sql["cancel"], arguments)
         row = await cursor.fetchone()
         assert row is not None
-        return str(row.verdict)
+        return Cancellation(row.cancelling, row.cancelled, row.wakes)
+
+    async def overdue(self, connection: Connection) -> list[str]:
+        """Up to 500 open workflows whose deadline has passed."""
+        cursor = await connection.execute(self._sql["overdue"])
+        return [row.id for row in await cursor.fetchall()]
+
+    async def descendants(self, connection: Connection, workflow_id: str) -> list[str]:
+        """Open descendants of a workflow."""
+        cursor = await connection.execute(self._sql["descendants"], {"id": workflow_id})
+        return [row.id for row in await cursor.fetchall()]
+
+    async def restart(self, connection: Connection, workflow_id: str, priority: int) -> bool:
+        """Begin a failed, cancelled or given-up workflow anew. Returns False if it is none of these."""
+        arguments = {"id": workflow_id, "priority": priority}
+        cursor = await connection.execute(self._sql["restart"], arguments)
+        return await cursor.fetchone() is not None
 
 
 def _info(row: Any) -> WorkflowInfo:

@@ -28,13 +28,13 @@ u AS (
     UPDATE everstep.run r SET state = 2, worker_id = k.id, version = %(version)s, epoch = r.epoch + 1
       FROM everstep.worker k
      WHERE r.id = ANY (ARRAY(SELECT id FROM c)) AND k.id = %(me)s AND k.state = 1
-    RETURNING r.id, r.name, r.epoch, r.ready_at, r.crashes, r.cancel,
+    RETURNING r.id, r.name, r.epoch, r.ready_at, r.crashes, r.cancel, r.deadline,
               greatest(extract(epoch FROM everstep.clock() - r.ready_at)::float8, 0) AS waited),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
     SELECT 2, %(queue)s, '', 0, everstep.bucket(waited), count(*), sum(waited) FROM u
      GROUP BY everstep.bucket(waited))
-SELECT u.id, u.name, u.epoch, u.ready_at, u.crashes, w.codec, w.input, u.cancel
+SELECT u.id, u.name, u.epoch, u.ready_at, u.crashes, w.codec, w.input, u.cancel, u.deadline
   FROM u JOIN everstep.workflow w ON w.id = u.id;
 
 -- name: load
@@ -55,8 +55,11 @@ WITH c AS MATERIALIZED (
 s AS MATERIALIZED (
     SELECT * FROM unnest(%(s_parent)s::text[], %(s_epoch)s::int[], %(s_id)s::text[], %(s_name)s::text[],
                          %(s_queue)s::text[], %(s_priority)s::smallint[], %(s_codec)s::smallint[],
-                         %(s_input)s::bytea[], %(s_attributes)s::jsonb[])
-                  AS t(parent, epoch, id, name, queue, priority, codec, input, attributes)),
+                         %(s_input)s::bytea[], %(s_attributes)s::jsonb[], %(s_delay)s::float8[],
+                         %(s_run_at)s::timestamptz[], %(s_timeout)s::float8[], %(s_deadline)s::timestamptz[],
+                         %(s_version)s::text[])
+                  AS t(parent, epoch, id, name, queue, priority, codec, input, attributes, delay, run_at, timeout,
+                       deadline, version)),
 d AS MATERIALIZED (
     SELECT * FROM unnest(%(d_id)s::text[], %(d_epoch)s::int[], %(d_status)s::smallint[],
                          %(d_output)s::bytea[], %(d_error)s::bytea[])
@@ -109,8 +112,13 @@ cw AS (
      WHERE id IS NOT NULL AND mine IS NOT NULL
     ON CONFLICT (id) DO NOTHING RETURNING id),
 cr AS (
-    INSERT INTO everstep.run (id, name, queue, priority, state, ready_at, waiters)
-    SELECT fs.id, fs.name, fs.queue, fs.priority, 1, everstep.clock(), ARRAY[fs.parent]
+    INSERT INTO everstep.run (id, name, version, queue, priority, state, ready_at, wake_at, deadline, waiters)
+    SELECT fs.id, fs.name, fs.version, fs.queue, fs.priority,
+           CASE WHEN fs.delay > 0 OR fs.run_at > everstep.clock() THEN 3 ELSE 1 END, everstep.clock(),
+           CASE WHEN fs.run_at > everstep.clock() THEN fs.run_at
+                WHEN fs.delay > 0 THEN everstep.clock() + make_interval(secs => fs.delay) END,
+           least(fs.deadline, CASE WHEN fs.timeout < 1e10 THEN everstep.clock() + make_interval(secs => fs.timeout) END),
+           ARRAY[fs.parent]
       FROM cw JOIN fs ON fs.id = cw.id),
 x AS (
     DELETE FROM everstep.run r USING fd WHERE r.id = fd.id AND fd.mine IS NOT NULL
