@@ -39,6 +39,7 @@ check: .venv/.ready ## format, lint, types, import rules and the quick unit test
 	$(call quiet,lint,$(BIN)/ruff check .)
 	$(call quiet,types,$(BIN)/mypy)
 	$(call quiet,imports,$(BIN)/lint-imports)
+	$(call quiet,locks,$(BIN)/python scripts/check_locks.py)
 	$(call quiet,scripts,$(if $(shell command -v shellcheck),shellcheck .ci/run scripts/{lock,make-venv,render-chart} tests/e2e/cluster/{localkube,images},true))
 	$(call quiet,unit tests,$(PYTEST) tests/unit -m "not slow")
 

@@ -16,6 +16,7 @@ from support.database import Sql, fresh_database, make_template
 from support.server import Server, binaries, running_server
 
 from everstep import App, Client, Settings, Worker
+from everstep.store.fsck import fsck
 
 StartWorker = Callable[..., Awaitable[Worker]]
 
@@ -114,3 +115,4 @@ async def worker(database: str, app: App) -> AsyncIterator[StartWorker]:
 
 def check_invariants(url: str) -> None:
     """Fails with what fsck finds."""
+    assert fsck(url) == []

@@ -33,6 +33,7 @@ from everstep.store.connection import Link
 from everstep.store.hints import Channel, Ear, Notifier
 from everstep.store.messages import Messages
 from everstep.store.models import Outcome, Start, Started, StepInfo, WorkflowInfo
+from everstep.store.runs import CLAIM_TIMEOUT_SECONDS
 from everstep.store.workflows import Eager, Filter, Workflows
 
 A = TypeVar("A")
@@ -58,7 +59,8 @@ class Client:
     ) -> None:
         checked_schema(schema)
         self._max_payload = max_payload
-        self._start_link = Link(url, "everstep client")
+        # Starts may claim as well, so they are under the time limit of claims.
+        self._start_link = Link(url, "everstep client", CLAIM_TIMEOUT_SECONDS)
         self._ask_link = Link(url, "everstep client")
         self._notify_link = Link(url, "everstep notify")
         self._workflows = Workflows(schema)
@@ -94,7 +96,11 @@ class Client:
 
     async def open(self) -> None:
         """Check the database and begin. `connect` does this."""
-        await self._ask_link.first(lambda c: check_schema(c, self._schema))
+        try:
+            await self._ask_link.first(lambda c: check_schema(c, self._schema))
+        except BaseException:
+            await self.close()
+            raise
         loops = [self._starter.run(), self.outcomes.run(), self._notifier.run()]
         if self._ear is not None:
             loops.append(self._ear.run())

@@ -12,8 +12,11 @@ import copy
 import inspect
 import math
 from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import PurePath
-from typing import Any, Generic, TypeVar, cast, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, cast, get_type_hints
+from uuid import UUID
 
 import msgspec
 
@@ -22,14 +25,19 @@ from everstep.errors import PayloadError, UsageError
 JSON = 1
 """Codec id of strict JSON, as stored beside every payload."""
 
+_KEPT = (bytes, bytearray, memoryview, datetime, date, time, timedelta, UUID, Decimal)
+"""Types that JSON turns into strings: a value of one must come back as itself, not as its string."""
+
 T = TypeVar("T")
+Order = Literal["deterministic"] | None
 
 
 class Payload(Generic[T]):
     """The codec of one place: a step's result, a workflow's result."""
 
-    def __init__(self, annotation: Any, place: str) -> None:
+    def __init__(self, annotation: Any, place: str, order: Order = None) -> None:
         self.place = place
+        self._order = order
         self._plain = annotation in (Any, inspect.Parameter.empty)
         try:
             self._decoder = msgspec.json.Decoder(
@@ -46,7 +54,7 @@ class Payload(Generic[T]):
 
         Raises PayloadError if the value cannot be recorded exactly, or takes more than `limit` bytes.
         """
-        body = _encode(value, self.place, limit)
+        body = _encode(value, self.place, limit, self._order)
         decoded = self.decode(body)
         if self._plain and decoded != value and not _same_json(value, decoded):
             raise PayloadError(
@@ -84,7 +92,8 @@ class Arguments:
         self._struct = msgspec.defstruct(
             "input", fields, forbid_unknown_fields=True, kw_only=True, module=place
         )
-        self._payload: Payload[Any] = Payload(self._struct, place)
+        # In a fixed order, so that equal sets and dicts are equal inputs, in whichever process they were made.
+        self._payload: Payload[Any] = Payload(self._struct, place, "deterministic")
         self.place = place
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any], limit: int) -> bytes:
@@ -102,8 +111,8 @@ class Arguments:
             raise UsageError(f"{self.place}: {error}") from None
         body, decoded = self._payload.round_trip(value, limit)
         if decoded != value and not _same_json(
-            msgspec.to_builtins(value, enc_hook=_to_json),
-            msgspec.to_builtins(decoded, enc_hook=_to_json),
+            msgspec.to_builtins(value, enc_hook=_to_json, builtin_types=_KEPT),
+            msgspec.to_builtins(decoded, enc_hook=_to_json, builtin_types=_KEPT),
         ):
             raise PayloadError(
                 f"{self.place}: {_brief(value)} would come back as {_brief(decoded)}. Annotate its parameters."
@@ -149,10 +158,10 @@ def _hints(function: Callable[..., Any], place: str) -> dict[str, Any]:
     return {name: Any if hint is inspect.Parameter.empty else hint for name, hint in hints.items()}
 
 
-def _encode(value: Any, place: str, limit: int) -> bytes:
+def _encode(value: Any, place: str, limit: int, order: Order) -> bytes:
     try:
-        body = msgspec.json.encode(value, enc_hook=_to_json)
-    except (TypeError, ValueError, OverflowError, RecursionError, UnicodeEncodeError) as error:
+        body = msgspec.json.encode(value, enc_hook=_to_json, order=order)
+    except (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError) as error:
         raise PayloadError(
             f"{place}: {_brief(value)} cannot be recorded as JSON ({error}). "
             f"Return dataclasses, pydantic models or JSON values."

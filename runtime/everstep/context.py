@@ -15,12 +15,15 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from everstep.acknowledgement import Acknowledgement
-from everstep.errors import ControlSignal, NonDeterminismError, UsageError
+from everstep.errors import ControlSignal, Fenced, NonDeterminismError, Parked, UsageError
 from everstep.store.models import Checkpoint, CheckpointKind, Seen, Start
 
 
 class Recorder(Protocol):
-    """Takes checkpoints and parks into the next group commit, which acknowledges them."""
+    """Takes checkpoints and parks into the next group commit, which acknowledges them.
+
+    `held`: whether the worker's lease still holds, by its own clock.
+    """
 
     def checkpoint(
         self, execution: Execution, row: Checkpoint, child: Start | None = None
@@ -28,6 +31,7 @@ class Recorder(Protocol):
     def park(
         self, execution: Execution, wake_at: datetime | None, key: str, signals: int | None
     ) -> Acknowledgement: ...
+    def held(self) -> bool: ...
     @property
     def clock(self) -> Clock: ...
     @property
@@ -80,6 +84,7 @@ class Execution:
     log: dict[tuple[str, int], Checkpoint] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     plain: bool = False
+    suspect: bool = False
     signal: ControlSignal | None = None
     broken: Exception | None = None
     pending: Acknowledgement | None = None
@@ -90,6 +95,11 @@ class Execution:
     taken: set[int] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
 
+    @property
+    def progressed(self) -> bool:
+        """Whether it has recorded something since it was claimed."""
+        return self.pending is not None and self.pending.at is not None
+
     def recorded(
         self, position: tuple[str, int], kind: CheckpointKind, name: str
     ) -> Checkpoint | None:
@@ -98,11 +108,24 @@ class Execution:
         if row is not None and (row.kind != kind or row.name != name):
             where = str(position[1]) if not position[0] else f"{position[0]}:{position[1]}"
             expected = f"{CheckpointKind(row.kind).name.lower()} {row.name}"
-            raise NonDeterminismError(self.id, where, expected, f"{kind.name.lower()} {name}")
+            self.broken = NonDeterminismError(
+                self.id, where, expected, f"{kind.name.lower()} {name}"
+            )
+            raise self.broken
         return row
+
+    def ended_at(self, branch: Branch) -> None:
+        """The function returned. Raises NonDeterminismError if its own branch has recorded steps beyond that."""
+        row = self.log.get((branch.path, branch.seq + 1))
+        if row is not None:
+            expected = f"{CheckpointKind(row.kind).name.lower()} {row.name}"
+            raise NonDeterminismError(self.id, str(row.seq), expected, "the end of the workflow")
 
     def record(self, row: Checkpoint, child: Start | None = None) -> Acknowledgement:
         """Hand a checkpoint to the next group commit, and with it a child's start. Called on the event loop."""
+        if isinstance(self.signal, (Fenced, Parked)):
+            # A step that ended after its workflow had left: this worker may own it anew, at another epoch.
+            raise self.signal
         self.pending = self.recorder.checkpoint(self, row, child)
         return self.pending
 
@@ -114,12 +137,18 @@ class Execution:
         self.check()
 
     def check(self) -> None:
-        """Raise what was decided about this execution from outside, if anything was."""
+        """Raise what was decided about this execution from outside, if anything was.
+
+        Every external effect begins behind this: once the lease has run out by our own clock, others may run
+        the workflow, and a worker that was frozen meanwhile must begin nothing. What broke the workflow stays:
+        code that catches every exception cannot run on into effects that its log does not know.
+        """
+        if self.signal is None and not self.recorder.held():
+            self.signal = Fenced()
         if self.signal is not None:
             raise self.signal
         if self.broken is not None:
-            broken, self.broken = self.broken, None
-            raise broken
+            raise self.broken
 
     def interrupt(self, signal: ControlSignal) -> None:
         """Stop the workflow's coroutine at its next await, and every later step. Called on the event loop."""

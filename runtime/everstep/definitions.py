@@ -101,10 +101,20 @@ class Step(_Step[P, R]):
             return self.function(*args, **kwargs)  # type: ignore[no-any-return]
         if branch.execution.plain:
             raise UsageError(
-                f"{self.name} is an async step and this workflow is a plain function: write the step as a "
-                f"plain function, or the workflow as `async def`"
+                f"{self.name} is an async step and this workflow is a plain function: call it as "
+                f"`everstep.sync.run({self.__name__}, …)`, or write the workflow as `async def`"  # type: ignore[attr-defined]
             )
         # The position is taken here, where the step is called, and not when it is first awaited.
+        return perform(self._flow(branch), branch.execution, lambda _: self._call(args, kwargs))
+
+    def from_thread(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """The step as a coroutine for the worker's event loop, called from a plain workflow's thread.
+
+        What `everstep.sync.run` calls. The position is taken here, in the thread.
+        """
+        branch = current_branch.get()
+        if branch is None or not branch.execution.plain:
+            raise UsageError(f"sync.run({self.name}, …) works inside a plain workflow")
         return perform(self._flow(branch), branch.execution, lambda _: self._call(args, kwargs))
 
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

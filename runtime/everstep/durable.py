@@ -25,8 +25,18 @@ def sleep(duration: timedelta | float) -> Coroutine[Any, Any, None]:
     `duration` in seconds or as a timedelta, counted from when the database first recorded the sleep: a
     crash does not begin it anew. Never early; late by up to about a second, when it had to be claimed again.
     """
-    seconds = seconds_of(duration, "a sleep")
     branch = branch_here("everstep.sleep()")
+    if branch.execution.plain:
+        raise UsageError(
+            "this workflow is a plain function, and nobody awaits everstep.sleep() in it. "
+            "Call everstep.sync.sleep(…)"
+        )
+    return begin_sleep(branch, duration)
+
+
+def begin_sleep(branch: Branch, duration: timedelta | float) -> Coroutine[Any, Any, None]:
+    """Take the position of a sleep now; the coroutine sleeps, on the worker's event loop."""
+    seconds = seconds_of(duration, "a sleep")
     return _sleep(branch, branch.next_position(), seconds)
 
 

@@ -50,6 +50,7 @@ Effect = Settle | Attempt | Pause | Record
 Flow = Generator[Effect, Any, Any]
 Call = Callable[[StepContext], Any]
 SETTLE = Settle()
+_MOST_ATTEMPTS = 32_767  # what the column holds
 
 
 def step_flow(
@@ -117,8 +118,7 @@ async def perform(flow: Flow, execution: Execution, call: Call) -> Any:
                     case Attempt(step):
                         result = await _attempt(execution, step, call)
                     case Pause(seconds):
-                        await asyncio.sleep(seconds)
-                        execution.check()
+                        await _pause(execution, seconds)
                     case Record(row):
                         execution.record(row)
             except Exception as error:  # noqa: BLE001
@@ -139,6 +139,16 @@ async def _attempt(execution: Execution, step: StepContext, call: Call) -> Any:
         execution.steps_running -= 1
         current_step.reset(step_token)
         current_branch.reset(branch_token)
+
+
+async def _pause(execution: Execution, seconds: float) -> None:
+    # Counted as running: a workflow that parked now would try again only when it wakes.
+    execution.steps_running += 1
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        execution.steps_running -= 1
+    execution.check()
 
 
 def perform_in_thread(flow: Flow, execution: Execution, call: Call) -> Any:
@@ -198,7 +208,7 @@ def _row(
         seq=position[1],
         kind=kind,
         name=name,
-        attempts=attempts,
+        attempts=min(attempts, _MOST_ATTEMPTS),
         codec=JSON,
         output=output,
         error=error,

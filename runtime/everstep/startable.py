@@ -6,11 +6,12 @@ against the workflow's own parameters, defaults included.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
-from everstep.codec import JSON
-from everstep.errors import UsageError
+from everstep.codec import JSON, encode_plain
+from everstep.errors import PayloadError, UsageError
 from everstep.ids import new_id
 from everstep.store.models import Start
 
@@ -21,6 +22,8 @@ D_contra = TypeVar("D_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 _LONGEST_SECONDS = 100 * 366 * 86_400
+_MAX_ATTRIBUTES = 65_536
+_NUL = re.compile(rb"(?<!\\)(\\\\)*\\u0000")
 
 
 class StartOptions(TypedDict, total=False):
@@ -92,12 +95,12 @@ def make_start(name: str, body: bytes, queue: str, options: StartOptions) -> Sta
     return Start(
         id=new_id() if id_ is None else _checked_id(id_),
         name=name,
-        queue=options.get("queue") or queue,
+        queue=_checked_queue(options.get("queue") or queue),
         codec=JSON,
         input=body,
         priority=_checked_priority(options.get("priority", 1)),
         delay=_checked_delay(options.get("delay", 0)),
-        attributes=options.get("attributes"),
+        attributes=_checked_attributes(options.get("attributes")),
         run_at=_checked_instant(options.get("run_at"), "run_at"),
         timeout=_checked_timeout(options.get("timeout")),
         deadline=_checked_instant(options.get("deadline"), "deadline"),
@@ -119,11 +122,41 @@ def _checked_timeout(timeout: timedelta | float | None) -> float | None:
 
 
 def _checked_id(workflow_id: str) -> str:
-    if not 1 <= len(workflow_id.encode()) <= 512:
-        raise UsageError(f"a workflow id has 1 to 512 bytes, not {len(workflow_id.encode())}")
-    if "\0" in workflow_id:
-        raise UsageError("a workflow id holds no NUL character")
+    size = len(workflow_id.encode("utf-8", "replace"))
+    if not 1 <= size <= 512:
+        raise UsageError(f"a workflow id has 1 to 512 bytes, not {size}")
+    if not _storable(workflow_id):
+        raise UsageError(
+            f"a workflow id holds no NUL character and no lone surrogate: {workflow_id!r}"
+        )
     return workflow_id
+
+
+def _checked_queue(queue: str) -> str:
+    if not queue.isprintable() or len(queue.encode()) > 200:
+        raise UsageError(f"a queue has a printable name of 1 to 200 bytes, not {queue!r}")
+    return queue
+
+
+def _checked_attributes(attributes: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Checked here, because one start that the database refuses would hold up its whole batch."""
+    if attributes is None:
+        return None
+    if not isinstance(attributes, dict):
+        raise UsageError(f"attributes are a dict of JSON values, not {attributes!r}")
+    body = encode_plain(attributes, "attributes of a workflow", _MAX_ATTRIBUTES)
+    if _NUL.search(body):
+        raise PayloadError("attributes of a workflow hold a NUL character, which jsonb cannot")
+    return attributes
+
+
+def _storable(text: str) -> bool:
+    """Whether a text column takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def _checked_priority(priority: int) -> int:

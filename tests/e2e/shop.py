@@ -12,7 +12,8 @@ from typing import Any, LiteralString
 
 import psycopg
 import yaml
-from e2e.kube import TOP, Cluster
+from e2e import diagnosis
+from e2e.kube import TOP, Cluster, CommandFailedError
 from e2e.servers import Postgres
 from e2e.waiting import eventually
 from psycopg.rows import dict_row
@@ -188,4 +189,8 @@ def worker_template(tag: str, **environment: str) -> dict[str, Any]:
 def install(shop: Shop, **changes: Any) -> None:
     """Apply the example's manifest with some fields changed, and wait until it is Ready."""
     shop.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(durable_app(**changes)))
-    shop.kubectl("wait", f"dapp/{shop.name}", "--for=condition=Ready", "--timeout=150s")
+    try:
+        shop.kubectl("wait", f"dapp/{shop.name}", "--for=condition=Ready", "--timeout=150s")
+    except CommandFailedError:
+        print(diagnosis.of(shop.cluster))  # now: a failing fixture removes its namespace at once
+        raise

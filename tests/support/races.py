@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 from everstep.codec import JSON
 from everstep.store.connection import Connection, connect
-from everstep.store.models import CheckpointKind, CommitBatch
+from everstep.store.models import CheckpointKind, CommitBatch, Lane
 from everstep.store.runs import Runs
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ async def _take_over(sides: Sides, ids: list[str]) -> set[str]:
     while len(mine) < len(ids):
         await sides.heir.rescue(session)
         claimed = await sides.heir.claim(
-            session, ("default", 1), names=["race"], cursor="-infinity", limit=100, alone=True
+            session, Lane("default", 1), names=["race"], cursor="-infinity", limit=100
         )
         logs = await sides.heir.load(session, [one.id for one in claimed])
         mine |= logs.keys()

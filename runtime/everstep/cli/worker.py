@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
 
 import click
@@ -18,6 +19,9 @@ from everstep.engine.worker import Worker
 from everstep.settings import Settings
 
 log = logging.getLogger("everstep")
+
+LEAVE_SECONDS = 3.0
+"""After a worker has left, for threads that plain functions still occupy."""
 
 
 @click.command(
@@ -85,6 +89,20 @@ async def work(app: App, settings: Settings, queues: list[str] | None) -> None:
         log.info("stopping: running steps have %g s, the rest is given back", settings.grace)
     finally:
         await worker.stop()
+        _leave_within(LEAVE_SECONDS)
+
+
+def _leave_within(seconds: float) -> None:
+    """End the process even if threads of plain functions go on: what they did not finish runs elsewhere."""
+
+    def leave() -> None:
+        log.warning("plain functions are still running in threads: leaving without them")
+        logging.shutdown()
+        os._exit(0)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()
 
 
 def _stop_on_signals() -> asyncio.Event:

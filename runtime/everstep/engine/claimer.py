@@ -8,13 +8,15 @@ seconds one claim looks at the whole lane, in case something became visible behi
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from everstep.engine.runner import Runner
 from everstep.store.connection import Link
-from everstep.store.models import Claimed
+from everstep.store.models import Claimed, Lane
 from everstep.store.runs import Runs
 
 MAX_CLAIM = 100
@@ -22,7 +24,6 @@ SKEW = timedelta(seconds=5)
 FULL_LOOK_SECONDS = 10.0
 POLL_SECONDS = (0.05, 2.0)
 
-Lane = tuple[str, int]
 Observe = Callable[[int, float], None]
 
 
@@ -51,6 +52,8 @@ class Claimer:
         self._observe = observe
         self._cursors: dict[Lane, datetime] = {}
         self._looked: dict[Lane, float] = {}
+        self._patience = random.uniform(30, 90)  # noqa: S311
+        self._suspects_due = time.monotonic() + self._patience
         self._idle = asyncio.Lock()
         self.wake = asyncio.Event()
         self.interval = POLL_SECONDS[0]
@@ -62,7 +65,7 @@ class Claimer:
             if self.stopped or not await self._room():
                 return 0
             lanes = await self._link.call(lambda c: self._runs.lanes(c, self._queues))
-            claimed = 0
+            claimed = await self._claim_suspect(lanes)
             for lane in lanes:
                 claimed += await self._drain_lane(lane)
         low, high = POLL_SECONDS
@@ -80,6 +83,32 @@ class Claimer:
         self._runner.freed.set()  # whoever waits for room looks again
         async with self._idle:
             pass
+
+    async def _claim_suspect(self, lanes: Sequence[Lane]) -> int:
+        """One workflow that keeps crashing its workers, if there is one and nothing else is here to lose."""
+        lanes = [lane for lane in lanes if lane.suspects]
+        now = time.monotonic()
+        if not lanes:
+            self._suspects_due = now + self._patience
+        elif now >= self._suspects_due:
+            # It was never idle: let it finish what it has, and take nothing new meanwhile.
+            await self._until(lambda: not self._runner.executions)
+            self._suspects_due = now + self._patience
+        for lane in lanes:
+            if self._runner.executions or self.stopped:
+                break
+            if await self._claim(lane, 1, suspect=True):
+                await self._until(self._runner.safe)
+                return 1
+        return 0
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Claim nothing until something is true of the runner."""
+        while not condition() and not self.stopped:
+            self._runner.freed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await self._runner.freed.wait()
 
     async def _drain_lane(self, lane: Lane) -> int:
         total = 0
@@ -100,19 +129,20 @@ class Claimer:
             self._runner.freed.clear()
             await self._runner.freed.wait()
 
-    async def _claim(self, lane: Lane, limit: int) -> int:
-        alone = not self._runner.executions
-        cursor = self._cursor(lane)
+    async def _claim(self, lane: Lane, limit: int, *, suspect: bool = False) -> int:
+        # Suspects are few, have an index of their own, and may have waited for long.
+        cursor = "-infinity" if suspect else self._cursor(lane)
         began = time.perf_counter()
         claimed = await self._link.call(
             lambda c: self._runs.claim(
-                c, lane, names=self._names, cursor=cursor, limit=limit, alone=alone
+                c, lane, names=self._names, cursor=cursor, limit=limit, suspect=suspect
             )
         )
         self._observe(len(claimed), time.perf_counter() - began)
-        if claimed:
+        if claimed and not suspect:
             newest = max(c.ready_at for c in claimed if c.ready_at is not None)
             self._cursors[lane] = max(self._cursors.get(lane, newest), newest - SKEW)
+        if claimed:
             await self._begin(claimed)
         return len(claimed)
 

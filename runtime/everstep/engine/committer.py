@@ -86,6 +86,7 @@ class Committer:
         self._flying: Group | None = None
         self._arrived = asyncio.Event()
         self.closed = False
+        self.held: Callable[[], bool] = lambda: True
 
     def checkpoint(
         self, execution: Execution, row: Checkpoint, child: Start | None = None

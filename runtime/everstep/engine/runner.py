@@ -14,7 +14,7 @@ from everstep.app import App
 from everstep.context import Branch, Execution, current_branch, log_of
 from everstep.definitions import Workflow
 from everstep.engine.committer import Committer
-from everstep.errors import DEADLINE_EXCEEDED, Cancelled, ControlSignal, Failure, Fenced
+from everstep.errors import DEADLINE_EXCEEDED, Cancelled, ControlSignal, Failure, Fenced, Parked
 from everstep.store.models import Checkpoint, Claimed, Ending
 
 log = logging.getLogger("everstep")
@@ -49,6 +49,7 @@ class Runner:
             deadline=claimed.deadline,
             log=log_of(log_rows),
             plain=not workflow.is_async,
+            suspect=claimed.suspect,
         )
         self.executions[claimed.id] = execution
         execution.task = self._loop.create_task(self._run(execution, workflow, claimed.input))
@@ -62,6 +63,10 @@ class Runner:
         """Stop a workflow if it is here."""
         if execution := self.executions.get(workflow_id):
             execution.interrupt(signal)
+
+    def safe(self) -> bool:
+        """Whether nothing here is suspected to crash the process: it is gone, or has got further than last time."""
+        return not any(e.suspect and not e.progressed for e in self.executions.values())
 
     def fence_all(self) -> None:
         """The lease is gone: drop everything."""
@@ -77,24 +82,27 @@ class Runner:
             if not isinstance(signal, Cancelled):
                 return
             ending = _cancelled(execution)
-        except asyncio.CancelledError:
-            if not isinstance(execution.signal, Cancelled):
+        except asyncio.CancelledError as error:
+            if isinstance(execution.signal, (Fenced, Parked)):
                 return
-            ending = _cancelled(execution)
+            # Without a signal its own code did it, awaiting a task that was cancelled.
+            ending = _failed(error) if execution.signal is None else _cancelled(execution)
         except (Exception, SystemExit) as error:  # noqa: BLE001
-            ending = (Ending.FAILED, None, Failure.of(error).encode())
+            if isinstance(execution.signal, (Fenced, Parked)):
+                return
+            ending = _failed(error)
         await self._finish(execution, ending)
 
     async def _finish(
         self, execution: Execution, ending: tuple[Ending, bytes | None, bytes | None]
     ) -> None:
         """Record the ending. Whoever waits in this process is told once it is durable."""
-        execution.signal = None
+        execution.signal = execution.broken = None
         try:
             await self._committer.finish(execution, *ending).wait()
             if execution.broken is not None:
                 # The ending itself was refused: say so in its place.
-                ending = (Ending.FAILED, None, Failure.of(execution.broken).encode())
+                ending = _failed(execution.broken)
                 execution.broken = None
                 await self._committer.finish(execution, *ending).wait()
         except (ControlSignal, asyncio.CancelledError):
@@ -104,7 +112,8 @@ class Runner:
 
     async def _call(self, execution: Execution, workflow: Workflow[Any, Any], body: bytes) -> bytes:
         args, kwargs = workflow.arguments.decode(body)
-        token = current_branch.set(Branch(execution))
+        branch = Branch(execution)
+        token = current_branch.set(branch)
         try:
             if workflow.is_async:
                 value = await workflow.function(*args, **kwargs)
@@ -115,6 +124,7 @@ class Runner:
         finally:
             current_branch.reset(token)
         execution.check()
+        execution.ended_at(branch)
         output, _ = workflow.result.round_trip(value, execution.max_payload)
         return output
 
@@ -124,6 +134,10 @@ class Runner:
         self.freed.set()
         if not task.cancelled() and task.exception() is not None:
             log.error("workflow %s: the engine failed", execution.id, exc_info=task.exception())
+
+
+def _failed(error: BaseException) -> tuple[Ending, bytes | None, bytes | None]:
+    return Ending.FAILED, None, Failure.of(error).encode()
 
 
 def _cancelled(execution: Execution) -> tuple[Ending, bytes | None, bytes | None]:

@@ -30,7 +30,7 @@ from everstep.settings import UNVERSIONED, Settings
 from everstep.store.connection import Connection, Link, Passing
 from everstep.store.messages import Messages
 from everstep.store.metrics import MetricRows
-from everstep.store.runs import Runs
+from everstep.store.runs import CLAIM_TIMEOUT_SECONDS, Runs
 from everstep.store.transactions import Transactor
 from everstep.store.workers import Workers, WorkerState
 
@@ -69,7 +69,7 @@ class Tenure:
         self._queues = queues
         self._tasks: list[asyncio.Task[None]] = []
         self._commit_link = Link(settings.url, "everstep commit")
-        self._link = Link(settings.url, "everstep worker")
+        self._link = Link(settings.url, "everstep worker", CLAIM_TIMEOUT_SECONDS)
         self._look_link = Link(settings.url, "everstep look")
         self._metrics_link = Link(settings.url, "everstep metrics")
         self._runs = Runs(settings.schema, self.me, settings.version)
@@ -107,6 +107,7 @@ class Tenure:
             watchdog=settings.watchdog,
             listener=Listener(beaten=self._beaten, lost=self._lost),
         )
+        self.committer.held = self.heartbeat.held
         self.sampler = Sampler(
             self._metrics_link,
             MetricRows(settings.schema),

@@ -65,8 +65,11 @@ def connect_arguments(url: str, application: str) -> dict[str, Any]:
     }
 
 
-async def connect(url: str, application: str) -> Connection:
-    """One autocommit connection. Raises DatabaseUnreachableError or UsageError."""
+async def connect(url: str, application: str, time_limit: float | None = None) -> Connection:
+    """One autocommit connection. Raises DatabaseUnreachableError or UsageError.
+
+    `time_limit`: seconds after which the server ends a statement; not behind a transaction pooler.
+    """
     arguments = connect_arguments(url, application)
     try:
         connection = await psycopg.AsyncConnection.connect(
@@ -74,15 +77,36 @@ async def connect(url: str, application: str) -> Connection:
         )
     except psycopg.OperationalError as error:
         raise unreachable(url, error) from None
-    arrays.register(connection)
-    # Behind a transaction pooler neither a prepared statement nor a setting may be there next time.
-    if _pooled(connection):
-        connection.prepare_threshold = None
-    else:
-        connection.prepare_threshold = 0
-        # The statements are few and large: planning one anew takes longer than running it.
-        await connection.execute("SET plan_cache_mode = force_generic_plan")
+    try:
+        await _furnish(connection, time_limit)
+    except psycopg.OperationalError as error:
+        await connection.close()
+        raise unreachable(url, error) from None
+    except BaseException:
+        await connection.close()
+        raise
     return connection
+
+
+async def _furnish(connection: Connection, time_limit: float | None) -> None:
+    arrays.register(connection)
+    connection.prepare_threshold = None
+    row = await (await connection.execute("SELECT pg_backend_pid() AS pid")).fetchone()
+    if row is None or row.pid != connection.info.backend_pid:
+        # A pooler makes up the process id it tells. Neither a prepared statement nor a setting may be there
+        # next time.
+        return
+    connection.prepare_threshold = 0
+    # The statements are few and large: planning one anew takes longer than running it.
+    limit = "" if time_limit is None else f"; SET statement_timeout = {round(time_limit * 1000)}"
+    await connection.execute(
+        f"SET plan_cache_mode = force_generic_plan{limit}".encode(), prepare=False
+    )
+
+
+def pooled(connection: Connection) -> bool:
+    """Whether a transaction pooler is in between: no settings, no prepared statements, no listening."""
+    return connection.prepare_threshold is None
 
 
 def unreachable(url: str, error: psycopg.Error) -> DatabaseUnreachableError:
@@ -125,9 +149,10 @@ class Link:
     faults with full jitter until `give_up` says so.
     """
 
-    def __init__(self, url: str, application: str) -> None:
+    def __init__(self, url: str, application: str, time_limit: float | None = None) -> None:
         self._url = url
         self._application = application
+        self._time_limit = time_limit
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
         self._doubtful = False
@@ -180,7 +205,7 @@ class Link:
 
     async def _open(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = await connect(self._url, self._application)
+            self._connection = await connect(self._url, self._application, self._time_limit)
             self._connection.add_notice_handler(self._notice)
             self._doubtful = False
         return self._connection
@@ -199,8 +224,3 @@ class Link:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
-
-
-def _pooled(connection: Connection) -> bool:
-    """PgBouncer answers with a parameter of its own, or none of the usual backend process ids."""
-    return connection.info.parameter_status("is_superuser") is None

@@ -7,6 +7,9 @@ from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
 
+SUSPECT_CRASHES = 3
+"""From so many crashes without progress on, a workflow runs alone; run.sql has the same number."""
+
 
 class CheckpointKind(IntEnum):
     """What a recorded position in a workflow was; stored in checkpoint.kind."""
@@ -85,6 +88,15 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """A queue and a priority with something to claim. `suspects`: some of it keeps crashing its workers."""
+
+    queue: str
+    priority: int
+    suspects: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """A workflow this worker now owns at `epoch`."""
 
@@ -97,6 +109,11 @@ class Claimed:
     input: bytes
     cancel: bool = False
     deadline: datetime | None = None
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it crashed its worker so often that it runs alone."""
+        return self.crashes >= SUSPECT_CRASHES
 
 
 @dataclass(frozen=True, slots=True)

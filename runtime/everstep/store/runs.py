@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
+from psycopg import AsyncClientCursor
+
 from everstep.store.arrays import (
     BigInts,
     Byteas,
@@ -18,12 +20,14 @@ from everstep.store.arrays import (
     Texts,
     Timestamps,
 )
-from everstep.store.connection import Connection
-from everstep.store.models import Checkpoint, Claimed, CommitBatch, Committed, Verdict
+from everstep.store.connection import Connection, pooled
+from everstep.store.models import Checkpoint, Claimed, CommitBatch, Committed, Lane, Verdict
 from everstep.store.statements import statements
 
 CLAIM_TIMEOUT_SECONDS = 15
 """A claim never runs longer on the server; mark_drained waits twice as long (docs/internals/rollout.md)."""
+
+_CLAIM_LIMIT = b"SET LOCAL statement_timeout = '%ds'; " % CLAIM_TIMEOUT_SECONDS
 
 
 _COLUMNS: dict[str, type[Column]] = {
@@ -76,36 +80,44 @@ class Runs:
         self._version = version
         self._commit_waiting = self._sql["commit"].replace(b"SKIP LOCKED", b"")
 
-    async def lanes(self, connection: Connection, queues: Sequence[str]) -> list[tuple[str, int]]:
+    async def lanes(self, connection: Connection, queues: Sequence[str]) -> list[Lane]:
         """Queues and priorities with something to claim, most urgent first."""
         cursor = await connection.execute(self._sql["lanes"], {"queues": list(queues)})
-        return [(row.queue, row.priority) for row in await cursor.fetchall()]
+        return [Lane(*row) for row in await cursor.fetchall()]
 
     async def claim(
         self,
         connection: Connection,
-        lane: tuple[str, int],
+        lane: Lane,
         *,
         names: Sequence[str],
         cursor: datetime | str,
         limit: int,
-        alone: bool,
+        suspect: bool = False,
     ) -> list[Claimed]:
-        """Take up to `limit` workflows of a lane, under a server-side time limit."""
+        """Take up to `limit` workflows of a lane, under a server-side time limit.
+
+        `suspect`: those that keep crashing their workers, instead of the others.
+        """
         arguments = {
-            "queue": lane[0],
-            "priority": lane[1],
+            "queue": lane.queue,
+            "priority": lane.priority,
             "names": list(names),
             "cursor": cursor,
             "limit": limit,
-            "alone": alone,
+            "suspect": suspect,
             "me": self._me,
             "version": self._version,
         }
-        async with connection.pipeline(), connection.transaction():
-            await connection.execute(b"SET LOCAL statement_timeout = '%ds'" % CLAIM_TIMEOUT_SECONDS)
-            claimed = await connection.execute(self._sql["claim"], arguments, binary=True)
-        return [Claimed(*row) for row in await claimed.fetchall()]
+        if not pooled(connection):
+            # The connection carries the limit. One message, one transaction: a worker that is frozen, or whose
+            # loop is blocked, in the middle of it holds no lock and pins nothing.
+            rows = await connection.execute(self._sql["claim"], arguments, binary=True)
+            return [Claimed(*row) for row in await rows.fetchall()]
+        async with AsyncClientCursor(connection) as client_cursor:
+            await client_cursor.execute(_CLAIM_LIMIT + self._sql["claim"], arguments)
+            client_cursor.nextset()
+            return [Claimed(*row) for row in await client_cursor.fetchall()]
 
     async def load(self, connection: Connection, ids: Sequence[str]) -> dict[str, list[Checkpoint]]:
         """The logs of workflows, by id."""

@@ -12,7 +12,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from everstep.store.arrays import Byteas, Floats, Jsons, SmallInts, Texts, Timestamps
-from everstep.store.connection import Connection
+from everstep.store.connection import Connection, pooled
 from everstep.store.models import (
     Ending,
     Outcome,
@@ -66,6 +66,10 @@ class Workflows:
         self, connection: Connection, starts: Sequence[Start], eager: Eager | None = None
     ) -> Started:
         """Start a batch (ids distinct). An id that exists already is left as it is."""
+        if pooled(connection):
+            eager = (
+                None  # nothing limits how long this statement, and the version it pins, may take
+            )
         ordered = sorted(starts, key=lambda start: start.id)
         arguments: dict[str, object] = {
             "ids": Texts([s.id for s in ordered]),

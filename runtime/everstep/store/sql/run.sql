@@ -2,7 +2,9 @@
 
 -- name: lanes
 -- Where there is something to claim: queues of mine that are not paused, by priority.
-SELECT q.name AS queue, p.priority::smallint AS priority
+SELECT q.name AS queue, p.priority::smallint AS priority,
+       EXISTS (SELECT FROM everstep.run r WHERE r.crashes >= 3 AND r.state = 1
+                  AND r.queue = q.name AND r.priority = p.priority) AS suspects
   FROM everstep.queue q CROSS JOIN generate_series(0, 3) AS p(priority)
  WHERE q.name = ANY (%(queues)s::text[]) AND NOT q.paused
    AND EXISTS (SELECT FROM everstep.run r
@@ -13,7 +15,8 @@ SELECT q.name AS queue, p.priority::smallint AS priority
 -- name: claim
 -- MATERIALIZED: a sub-select with LIMIT .. SKIP LOCKED can run twice in one plan and claim too much.
 -- The lower bound on ready_at keeps the scan off index entries that a pinned horizon keeps alive.
--- A run that crashed its worker three times without progress is claimed only by a worker with nothing else to lose.
+-- A run that crashed its worker three times without progress is a suspect: claimed alone, by a worker with nothing
+-- else to lose, so that it takes nobody with it.
 WITH t AS MATERIALIZED (SELECT current, ramping, percent FROM everstep.routing),
 c AS MATERIALIZED (
     SELECT r.id FROM everstep.run r, t
@@ -22,7 +25,7 @@ c AS MATERIALIZED (
        AND r.name = ANY (%(names)s::text[])
        AND (r.version = %(version)s OR r.version IS NULL AND %(version)s =
             CASE WHEN (hashtext(r.id) & 2147483647) %% 100 < t.percent THEN t.ramping ELSE t.current END)
-       AND (r.crashes < 3 OR %(alone)s)
+       AND (r.crashes >= 3) = %(suspect)s
      ORDER BY r.ready_at LIMIT %(limit)s FOR UPDATE OF r SKIP LOCKED),
 u AS (
     UPDATE everstep.run r SET state = 2, worker_id = k.id, version = %(version)s, epoch = r.epoch + 1

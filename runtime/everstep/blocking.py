@@ -1,0 +1,216 @@
+"""A client without `await`: the asynchronous one, on an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from datetime import timedelta
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
+
+from everstep import client as asynchronous
+from everstep import handle as handles
+from everstep.app import MAX_PAYLOAD
+from everstep.context import current_branch, outside_workflow
+from everstep.definitions import Workflow
+from everstep.errors import UsageError
+from everstep.startable import StartOptions, Takes0, Takes1, Takes2, Takes3, Takes4
+from everstep.store.models import StepInfo, WorkflowInfo
+from everstep.store.workflows import Filter
+
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def wait_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Wait in this thread for a coroutine on a loop; its task is the engine's, not a branch of a workflow."""
+    future: Future[T] = outside_workflow(lambda: asyncio.run_coroutine_threadsafe(coroutine, loop))
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        raise
+
+
+class Client:
+    """everstep.Client without `await`. Use as `with sync.Client.connect(url) as client`.
+
+    May be used from several threads. Raises DatabaseUnreachableError, SchemaError or UsageError on entry.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        schema: str = "everstep",
+        *,
+        max_payload: int = MAX_PAYLOAD,
+        listen: bool = True,
+    ) -> None:
+        self._make: Callable[[], asynchronous.Client] = lambda: asynchronous.Client(
+            url, schema, max_payload=max_payload, listen=listen
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._client: asynchronous.Client | None = None
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        schema: str = "everstep",
+        *,
+        max_payload: int = MAX_PAYLOAD,
+        listen: bool = True,
+    ) -> Self:
+        """A client for the time of a `with`."""
+        return cls(url, schema, max_payload=max_payload, listen=listen)
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Check the database and begin. `with` does this."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="everstep-client", daemon=True
+        )
+        self._thread.start()
+        try:
+            self._client = self._wait(self._open())
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._loop is None or self._thread is None:
+            return
+        if self._client is not None:
+            self._wait(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop = self._thread = self._client = None
+
+    @overload
+    def start(self, workflow: Takes0[R], /, **options: Unpack[StartOptions]) -> Handle[R]: ...
+    @overload
+    def start(
+        self, workflow: Takes1[A, R], a: A, /, **options: Unpack[StartOptions]
+    ) -> Handle[R]: ...
+    @overload
+    def start(
+        self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Unpack[StartOptions]
+    ) -> Handle[R]: ...
+    @overload
+    def start(
+        self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, **options: Unpack[StartOptions]
+    ) -> Handle[R]: ...
+    @overload
+    def start(
+        self,
+        workflow: Takes4[A, B, C, D, R],
+        a: A,
+        b: B,
+        c: C,
+        d: D,
+        /,
+        **options: Unpack[StartOptions],
+    ) -> Handle[R]: ...
+    def start(self, workflow: Any, /, *args: Any, **options: Any) -> Handle[Any]:
+        """Start a workflow; it exists, durably, when this returns. Options as in everstep.Client.start."""
+        return Handle(self, self._wait(self._async.start(workflow, *args, **options)))
+
+    def start_named(
+        self, name: str, input: dict[str, Any], **options: Unpack[StartOptions]
+    ) -> Handle[Any]:
+        """Start a workflow whose code is not here, by name."""
+        return Handle(self, self._wait(self._async.start_named(name, input, **options)))
+
+    def handle(self, workflow: Workflow[Any, R], id: str) -> Handle[R]:
+        """A handle of a workflow started earlier, or elsewhere."""
+        return Handle(self, self._async.handle(workflow, id))
+
+    def handle_named(self, id: str) -> Handle[Any]:
+        """A handle of a workflow whose code is not here; its result comes as JSON values."""
+        return Handle(self, self._async.handle_named(id))
+
+    def get(self, workflow_id: str) -> WorkflowInfo | None:
+        """A workflow with its payloads, or None."""
+        return self._wait(self._async.get(workflow_id))
+
+    def list(self, chosen: Filter | None = None, *, limit: int = 100) -> Sequence[WorkflowInfo]:
+        """Workflows, newest first, without payloads."""
+        return self._wait(self._async.list(chosen, limit=limit))
+
+    def steps(self, workflow_id: str, *, limit: int = 10_000) -> Sequence[StepInfo]:
+        """A workflow's recorded steps, in order."""
+        return self._wait(self._async.steps(workflow_id, limit=limit))
+
+    def cancel(self, workflow_id: str) -> bool:
+        """Cancel a workflow. Returns False if it had finished already."""
+        return self._wait(self._async.cancel(workflow_id))
+
+    @property
+    def _async(self) -> asynchronous.Client:
+        if self._client is None:
+            raise UsageError(
+                "this client is not open. Use `with sync.Client.connect(url) as client`"
+            )
+        return self._client
+
+    async def _open(self) -> asynchronous.Client:
+        # Made here, because it belongs to the loop that runs.
+        client = self._make()
+        await client.open()
+        return client
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        branch = current_branch.get()
+        if self._loop is None or (branch is not None and not branch.execution.plain):
+            coroutine.close()
+            raise UsageError(
+                "sync.Client would block this async workflow. Use everstep.Client and await it"
+            )
+        return wait_on(self._loop, coroutine)
+
+
+class Handle(Generic[R]):
+    """A workflow that was started, here or elsewhere. `created`: this call started it."""
+
+    def __init__(self, client: Client, inner: handles.Handle[R]) -> None:
+        self.id = inner.id
+        self.created = inner.created
+        self._client = client
+        self._inner = inner
+
+    def result(self, timeout: timedelta | float | None = None) -> R:
+        """The workflow's result, waiting for it at most `timeout` (seconds or timedelta).
+
+        Raises WorkflowError, WorkflowCancelledError or WorkflowDeadError as it ended, and TimeoutError.
+        """
+        return self._client._wait(self._inner.result(timeout))  # noqa: SLF001
+
+    def info(self) -> WorkflowInfo:
+        """Where the workflow stands. Raises UnknownWorkflowError if it does not exist."""
+        return self._client._wait(self._inner.info())  # noqa: SLF001
+
+    def steps(self) -> builtins.list[StepInfo]:
+        """Its recorded steps, in order."""
+        return list(self._client._wait(self._inner.steps()))  # noqa: SLF001
+
+    def cancel(self) -> bool:
+        """Ask it to stop. Returns False if it had finished already."""
+        return self._client._wait(self._inner.cancel())  # noqa: SLF001
+
+    def __repr__(self) -> str:
+        return f"<handle of workflow {self.id}>"
