@@ -25,13 +25,13 @@ SELECT 'I1' AS invariant, c.workflow_id,
 UNION ALL
 SELECT 'I1', c.workflow_id, format('checkpoint %s:%s is not as it was written: %s', c.branch, c.seq,
        CASE WHEN (c.output IS NULL) = (c.error IS NULL) THEN 'it has both or neither of output and error'
-            WHEN c.kind NOT IN (1, 2) THEN format('kind %s is unknown', c.kind)
+            WHEN c.kind NOT BETWEEN 1 AND 14 THEN format('kind %s is unknown', c.kind)
             WHEN c.seq < 1 OR c.attempts < 1 OR c.epoch < 1 THEN 'position, attempts and epoch begin at 1'
             ELSE 'it was recorded before its workflow began or after it finished' END)
   FROM everstep.checkpoint c JOIN everstep.workflow w ON w.id = c.workflow_id
  WHERE c.workflow_id IN (SELECT r.id FROM everstep.run r UNION ALL SELECT w.id FROM everstep.workflow w
                           WHERE w.finished_at >= current_setting('everstep.fsck_since')::timestamptz)
-   AND ((c.output IS NULL) = (c.error IS NULL) OR c.kind NOT IN (1, 2)
+   AND ((c.output IS NULL) = (c.error IS NULL) OR c.kind NOT BETWEEN 1 AND 14
         OR c.seq < 1 OR c.attempts < 1 OR c.epoch < 1
         OR c.recorded_at < w.created_at OR c.recorded_at > w.finished_at)
 UNION ALL
