@@ -28,7 +28,7 @@ from everstep.store.transactions import AsyncTx as Connection
 from everstep.store.transactions import Isolation
 from everstep.store.transactions import Tx as PlainConnection
 from everstep.store.workflows import Filter
-from everstep.talking import get_event, recv, send, set_event
+from everstep.talking import close_stream, get_event, recv, send, set_event, write_stream
 from everstep.together import as_completed, wait_first
 from everstep.values import deprecate_patch, now, patched, random, uuid
 
@@ -66,6 +66,7 @@ __all__ = [
     "WorkflowError",
     "WorkflowInfo",
     "as_completed",
+    "close_stream",
     "deprecate_patch",
     "get_event",
     "now",
@@ -81,4 +82,5 @@ __all__ = [
     "uuid",
     "wait_first",
     "workflow_id",
+    "write_stream",
 ]

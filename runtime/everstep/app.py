@@ -102,6 +102,7 @@ class App:
         name: str | None = None,
         retry: Retry | None = None,
         timeout: timedelta | None = None,
+        at_most_once: bool = False,
     ) -> _StepDecorator: ...
     def step(
         self,
@@ -111,8 +112,13 @@ class App:
         name: str | None = None,
         retry: Retry | None = None,
         timeout: timedelta | None = None,
+        at_most_once: bool = False,
     ) -> Any:
-        """Register a step. Without `retry` it is tried once; `timeout` limits each attempt of an async step."""
+        """Register a step. Without `retry` it is tried once; `timeout` limits each attempt of an async step.
+
+        `at_most_once`: a mark is made durable before the step begins, and if its worker dies in the middle it is
+        not run again: StepInterruptedError is raised instead.
+        """
 
         def register(function: Callable[..., Any]) -> Any:
             chosen = _checked_name(name or function.__qualname__, "step")
@@ -121,12 +127,9 @@ class App:
                     f"app {self.name} has a step named {chosen} already: give one a name="
                 )
             kind = Step if inspect.iscoroutinefunction(function) else PlainStep
-            if timeout is not None and kind is PlainStep:
-                raise UsageError(
-                    f"step {chosen}: a plain function cannot be stopped, so it takes no timeout=; write it "
-                    f"as `async def`, or give the call inside it a timeout"
-                )
-            self._steps[chosen] = kind(function, name=chosen, retry=retry, timeout=timeout)
+            self._steps[chosen] = kind(
+                function, name=chosen, retry=retry, timeout=timeout, at_most_once=at_most_once
+            )
             return self._steps[chosen]
 
         return register if function is None else register(function)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
+import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar, Unpack, overload
+from typing import Any, TypeVar, Unpack, cast, overload
 
 import msgspec
 
@@ -27,7 +29,7 @@ from everstep.handle import Handle
 from everstep.outcomes import Outcomes
 from everstep.settings import checked_schema
 from everstep.startable import StartOptions, Takes0, Takes1, Takes2, Takes3, Takes4, make_start
-from everstep.starter import Starter
+from everstep.starter import Starter, difference
 from everstep.store.checks import check_schema
 from everstep.store.connection import Link
 from everstep.store.hints import Channel, Ear, Notifier
@@ -177,7 +179,10 @@ class Client:
         self, start: Start, payload: Payload[Any], options: StartOptions
     ) -> Handle[Any]:
         try:
-            created = await self._starter.start(start, self._here[0] if self._here else None)
+            if (connection := options.get("connection")) is not None:
+                created = await self._start_within(connection, start)
+            else:
+                created = await self._starter.start(start, self._here[0] if self._here else None)
         except DuplicateWorkflowError as error:
             if options.get("on_duplicate") == "return":
                 return Handle(self, error.holder, payload, created=False)
@@ -185,6 +190,41 @@ class Client:
         if not created:
             await self._meet_existing(start, options.get("on_existing", "return"))
         return Handle(self, start.id, payload, created=created)
+
+    async def _start_within(self, connection: Any, start: Start) -> bool:
+        """Start in the caller's transaction. Nobody is hinted: it is claimed within two seconds of the commit."""
+        reply = await self._workflows.start_within(connection, start)
+        if holder := reply.duplicates.get(start.id):
+            raise DuplicateWorkflowError(start.dedup or "", holder)
+        if start.id in reply.existing:
+            found = await self._ask_link.retry(lambda c: self._workflows.inputs(c, [start.id]))
+            if start.id in found and (conflict := difference(start, *found[start.id])):
+                raise conflict
+        return start.id not in reply.existing
+
+    async def start_many(
+        self,
+        workflow: Workflow[Any, R],
+        inputs: Iterable[tuple[Any, ...]],
+        *,
+        progress: Callable[[int], None] = lambda _: None,
+        **options: Unpack[StartOptions],
+    ) -> builtins.list[Handle[R]]:
+        """Start a workflow once per tuple of arguments; `progress` is called with how many are started so far.
+
+        With `id="import-7"` the workflows are called import-7/1, import-7/2, …, so that a repeated call gives
+        the same ones. Raises the first error, after all of its thousand have been tried.
+        """
+        handles: builtins.list[Handle[R]] = []
+        for chunk in _chunks(enumerate(inputs, 1), 1_000):
+            starts = [
+                self.start(cast(Any, workflow), *args, **_numbered(options, number))
+                for number, args in chunk
+            ]
+            results = await asyncio.gather(*starts, return_exceptions=True)
+            handles += [_unless_error(result) for result in results]
+            progress(len(handles))
+        return handles
 
     async def _meet_existing(self, start: Start, policy: str) -> None:
         if policy == "reject":
@@ -278,6 +318,32 @@ class Client:
             raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
         return False
 
+    async def read_stream(self, workflow_id: str, key: str) -> AsyncIterator[Any]:
+        """The values of a workflow's stream, from its beginning, live until it ends.
+
+        Raises UnknownWorkflowError.
+        """
+        after, pause = 0, 0.01
+        while True:
+            found = await self._ask_link.retry(
+                lambda c, after=after: self._messages.read_stream(c, workflow_id, key, after)  # type: ignore[misc]
+            )
+            if found is None:
+                raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+            values, finished = found
+            for n, body in values:
+                if body is None:
+                    return
+                after = n
+                yield msgspec.json.decode(body)
+            if values:
+                pause = 0.01
+            elif finished:
+                return
+            else:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 0.5)
+
     async def get_event(
         self,
         workflow_id: str,
@@ -300,3 +366,20 @@ class Client:
                 raise TimeoutError(f"{workflow_id!r} published no event {key!r}")
             await asyncio.sleep(min(pause, max(ends - time.monotonic(), 0)))
             pause = min(pause * 2, 1.0)
+
+
+def _chunks(items: Iterable[R], size: int) -> Iterator[list[R]]:
+    rest = iter(items)
+    while chunk := list(itertools.islice(rest, size)):
+        yield chunk
+
+
+def _numbered(options: StartOptions, number: int) -> StartOptions:
+    base = options.get("id")
+    return options if base is None else {**options, "id": f"{base}/{number}"}
+
+
+def _unless_error(result: Handle[R] | BaseException) -> Handle[R]:
+    if isinstance(result, BaseException):
+        raise result
+    return result

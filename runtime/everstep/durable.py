@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from everstep.children import result_in_workflow, start_child
 from everstep.codec import Payload
 from everstep.context import Branch, Execution, branch_here
-from everstep.definitions import PlainStep, Step, Workflow
+from everstep.definitions import PlainStep, Workflow, as_step
 from everstep.errors import UsageError
 from everstep.store.models import CheckpointKind
 from everstep.talking import deadline_of, seconds_of
@@ -74,14 +74,18 @@ class ChildHandle(Generic[R]):
         return result_in_workflow(self._execution, position, self.id, self._payload)
 
 
+@overload
 def run(
-    step: Step[P, R] | PlainStep[P, R], *args: P.args, **kwargs: P.kwargs
-) -> Coroutine[Any, Any, R]:
-    """Call a step of either colour from an async workflow; a plain function runs in a thread."""
-    if isinstance(step, PlainStep):
-        return step.in_thread(*args, **kwargs)
-    if isinstance(step, Step):
-        return step(*args, **kwargs)
-    raise UsageError(
-        f"everstep.run() takes a step, not {step!r}: decorate the function with @app.step"
-    )
+    step: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+) -> Coroutine[Any, Any, R]: ...
+@overload
+def run(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+def run(step: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    """Call a step of either colour from an async workflow; a plain function runs in a thread.
+
+    Any function will do: one that is not decorated is recorded under its qualified name.
+    """
+    chosen = as_step(step)
+    if isinstance(chosen, PlainStep):
+        return chosen.in_thread(*args, **kwargs)
+    return chosen(*args, **kwargs)

@@ -135,6 +135,13 @@ class StepError(RecordedError):
         self.attempts = attempts
 
 
+INTERRUPTED = "everstep.StepInterrupted"
+
+
+class StepInterruptedError(StepError):
+    """An at-most-once step began and its outcome was lost with its worker: it may have happened, or not."""
+
+
 class WorkflowError(RecordedError):
     """Raised by `handle.result()` when the workflow failed."""
 

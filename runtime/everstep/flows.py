@@ -15,8 +15,8 @@ from typing import Any
 
 from everstep.codec import JSON, Payload
 from everstep.context import Execution, StepContext, current_branch, current_step
-from everstep.errors import Failure, PayloadError, StepError
-from everstep.retry import Retry
+from everstep.errors import INTERRUPTED, Failure, PayloadError, StepError, StepInterruptedError
+from everstep.retry import NO_RETRY, Retry
 from everstep.store.models import Checkpoint, CheckpointKind
 
 
@@ -97,10 +97,35 @@ def step_flow(
         return outcome_of(row, payload)
 
 
+def once_flow(
+    execution: Execution,
+    mark: tuple[str, int],
+    position: tuple[str, int],
+    name: str,
+    payload: Payload[Any],
+) -> Flow:
+    """At most once: a mark is durable before the attempt, and a mark without an outcome is an interruption."""
+    begun = execution.recorded(mark, CheckpointKind.STARTED, name)
+    if begun is not None and execution.recorded(position, CheckpointKind.STEP, name) is None:
+        interrupted = Failure(
+            INTERRUPTED, "its worker died while it ran: it may have happened, or not"
+        )
+        row = _row(
+            position, CheckpointKind.STEP, name, 1, time.monotonic(), error=interrupted.encode()
+        )
+        yield Record(row)
+        return outcome_of(row, payload)
+    if begun is None:
+        yield Record(_row(mark, CheckpointKind.STARTED, name, 1, time.monotonic(), output=b"null"))
+    return (yield from step_flow(execution, position, name, payload, NO_RETRY))
+
+
 def outcome_of(row: Checkpoint, payload: Payload[Any]) -> Any:
     """The value a checkpoint holds. Raises StepError if it holds an error."""
     if row.error is not None:
-        raise StepError(row.name, row.attempts, Failure.decode(row.error))
+        failure = Failure.decode(row.error)
+        kind = StepInterruptedError if failure.type == INTERRUPTED else StepError
+        raise kind(row.name, row.attempts, failure)
     assert row.output is not None
     return payload.decode(row.output)
 

@@ -39,6 +39,7 @@ class StartOptions(TypedDict, total=False):
     "reject" (DuplicateWorkflowError, the default) or "return" (a handle of the first).
     `on_existing`: what the id of an earlier workflow with the same name and input gives: "return" (its handle,
     the default), "reject" (WorkflowExistsError), or "restart" (the same, but begun anew if it failed).
+    `connection`: a psycopg or SQLAlchemy connection in a transaction; the workflow exists if that commits.
     """
 
     id: str | None
@@ -53,6 +54,7 @@ class StartOptions(TypedDict, total=False):
     dedup: str | None
     on_duplicate: Literal["reject", "return"]
     on_existing: Literal["return", "reject", "restart"]
+    connection: Any
 
 
 class Takes0(Protocol[R_co]):

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from everstep.codec import JSON
 from everstep.errors import DuplicateWorkflowError, PayloadError, WorkflowConflictError
 from everstep.store.connection import Connection, Link, RowRejected
@@ -123,11 +125,16 @@ def difference(start: Start, name: str, codec: int, body: bytes) -> WorkflowConf
     """An error if the recorded workflow is another one than the one to be started."""
     if name != start.name:
         return WorkflowConflictError(start.id, f"is of workflow {name!r}, not {start.name!r}")
-    if codec == start.codec == JSON and body != start.input:
+    if codec == start.codec == JSON and not _same(body, start.input):
         return WorkflowConflictError(
             start.id, f"has the input {_brief(body)}, not {_brief(start.input)}"
         )
     return None
+
+
+def _same(one: bytes, other: bytes) -> bool:
+    """Whether two JSON texts say the same, also when another language wrote one of them."""
+    return one == other or bool(msgspec.json.decode(one) == msgspec.json.decode(other))
 
 
 def _brief(body: bytes) -> str:

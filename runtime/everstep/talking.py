@@ -150,6 +150,27 @@ async def _set_event(branch: Branch, position: Position, key: str, body: bytes) 
         execution.record(plain_row(position, CheckpointKind.PUBLISH, key, output=body))
 
 
+def write_stream(key: str, value: Any) -> Coroutine[Any, Any, None]:
+    """Append a value to a stream of this workflow, exactly once; readers see it as soon as it is durable."""
+    branch = branch_here("everstep.write_stream()")
+    body = encode_plain(value, f"stream {key!r}", branch.execution.max_payload)
+    return _write(branch, branch.next_position(), key, body, last=False)
+
+
+def close_stream(key: str) -> Coroutine[Any, Any, None]:
+    """End a stream; without this it ends with its workflow."""
+    branch = branch_here("everstep.close_stream()")
+    return _write(branch, branch.next_position(), key, b"null", last=True)
+
+
+async def _write(branch: Branch, position: Position, key: str, body: bytes, *, last: bool) -> None:
+    execution = branch.execution
+    if execution.recorded(position, CheckpointKind.STREAM, key) is None:
+        execution.check()
+        end = "end" if last else None
+        execution.record(plain_row(position, CheckpointKind.STREAM, key, output=body, target=end))
+
+
 def get_event(
     workflow_id: str, key: str, *, timeout: timedelta | float | None = None
 ) -> Coroutine[Any, Any, Any]:

@@ -89,6 +89,17 @@ class Messages:
             row.signals, known=row.known, finished=finished, codec=row.codec or 0, body=row.body
         )
 
+    async def read_stream(
+        self, connection: Connection, workflow_id: str, key: str, after: int
+    ) -> tuple[list[tuple[int, bytes | None]], bool] | None:
+        """Values written after a place, and whether the workflow has finished. None: no such workflow."""
+        arguments = {"id": workflow_id, "key": key, "after": after}
+        cursor = await connection.execute(self._sql["read_stream"], arguments)
+        rows = await cursor.fetchall()
+        if not rows:
+            return None
+        return [(row.n, row.body) for row in rows if row.n is not None], rows[0].finished
+
     async def event(self, connection: Connection, workflow_id: str, key: str) -> Seen:
         """An event, for readers outside of a workflow."""
         cursor = await connection.execute(self._sql["event"], {"id": workflow_id, "key": key})

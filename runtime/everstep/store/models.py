@@ -25,6 +25,8 @@ class CheckpointKind(IntEnum):
     RESULT = 9
     VALUE = 10
     TRANSACTION = 11
+    STARTED = 12
+    STREAM = 13
 
 
 class Status(StrEnum):

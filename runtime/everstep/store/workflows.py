@@ -9,8 +9,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import psycopg
+from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb
 
+from everstep.errors import UsageError
+from everstep.store import arrays
 from everstep.store.arrays import Byteas, Floats, Jsons, SmallInts, Texts, Timestamps
 from everstep.store.connection import Connection, pooled
 from everstep.store.models import (
@@ -70,35 +74,23 @@ class Workflows:
             eager = (
                 None  # nothing limits how long this statement, and the version it pins, may take
             )
-        ordered = sorted(starts, key=lambda start: start.id)
-        arguments: dict[str, object] = {
-            "ids": Texts([s.id for s in ordered]),
-            "names": Texts([s.name for s in ordered]),
-            "queues": Texts([s.queue for s in ordered]),
-            "priorities": SmallInts([s.priority for s in ordered]),
-            "delays": Floats([s.delay for s in ordered]),
-            "run_ats": Timestamps([s.run_at for s in ordered]),
-            "timeouts": [s.timeout for s in ordered],
-            "deadlines": Timestamps([s.deadline for s in ordered]),
-            "dedups": Texts([s.dedup for s in ordered]),
-            "versions": Texts([s.version for s in ordered]),
-            "codecs": SmallInts([s.codec for s in ordered]),
-            "inputs": Byteas([s.input for s in ordered]),
-            "attributes": Jsons(
-                [None if s.attributes is None else json.dumps(s.attributes) for s in ordered]
-            ),
-            "me": eager.me if eager else None,
-            "version": eager.version if eager else None,
-            "known": list(eager.names) if eager else [],
-        }
+        arguments = _start_arguments(starts, eager)
         cursor = await connection.execute(self._sql["start"], arguments)
-        row = await cursor.fetchone()
-        assert row is not None
-        return Started(
-            existing=frozenset(row.existing),
-            claimed=frozenset(row.claimed),
-            duplicates=dict(zip(row.duplicates, row.holders, strict=True)),
-        )
+        return _started(await cursor.fetchone())
+
+    async def start_within(self, connection: Any, start: Start) -> Started:
+        """Start one workflow in the caller's own transaction, on a connection of theirs (psycopg, SQLAlchemy)."""
+        driver = await driver_connection(connection)
+        arguments = _start_arguments([start], None)
+        if isinstance(driver, psycopg.AsyncConnection):
+            async with driver.cursor(row_factory=namedtuple_row) as cursor:
+                arrays.register(cursor)
+                await cursor.execute(self._sql["start"], arguments)
+                return _started(await cursor.fetchone())
+        with driver.cursor(row_factory=namedtuple_row) as plain:
+            arrays.register(plain)
+            plain.execute(self._sql["start"], arguments)
+            return _started(plain.fetchone())
 
     async def inputs(
         self, connection: Connection, ids: Sequence[str]
@@ -181,3 +173,56 @@ class Workflows:
 
 def _info(row: Any) -> WorkflowInfo:
     return WorkflowInfo(row.id, row.name, Status(row.status), *row[3:])
+
+
+def _start_arguments(starts: Sequence[Start], eager: Eager | None) -> dict[str, object]:
+    ordered = sorted(starts, key=lambda start: start.id)
+    return {
+        "ids": Texts([s.id for s in ordered]),
+        "names": Texts([s.name for s in ordered]),
+        "queues": Texts([s.queue for s in ordered]),
+        "priorities": SmallInts([s.priority for s in ordered]),
+        "delays": Floats([s.delay for s in ordered]),
+        "run_ats": Timestamps([s.run_at for s in ordered]),
+        "timeouts": [s.timeout for s in ordered],
+        "deadlines": Timestamps([s.deadline for s in ordered]),
+        "dedups": Texts([s.dedup for s in ordered]),
+        "versions": Texts([s.version for s in ordered]),
+        "codecs": SmallInts([s.codec for s in ordered]),
+        "inputs": Byteas([s.input for s in ordered]),
+        "attributes": Jsons(
+            [None if s.attributes is None else json.dumps(s.attributes) for s in ordered]
+        ),
+        "me": eager.me if eager else None,
+        "version": eager.version if eager else None,
+        "known": list(eager.names) if eager else [],
+    }
+
+
+def _started(row: Any) -> Started:
+    return Started(
+        existing=frozenset(row.existing),
+        claimed=frozenset(row.claimed),
+        duplicates=dict(zip(row.duplicates, row.holders, strict=True)),
+    )
+
+
+async def driver_connection(
+    connection: Any,
+) -> psycopg.AsyncConnection[Any] | psycopg.Connection[Any]:
+    """The psycopg connection behind a caller's connection or session. Raises UsageError for anything else."""
+    found = connection
+    if hasattr(found, "sync_session"):  # SQLAlchemy AsyncSession
+        found = await found.connection()
+    elif hasattr(found, "get_bind") and callable(getattr(found, "connection", None)):
+        found = found.connection()  # SQLAlchemy Session
+    if hasattr(found, "get_raw_connection"):  # SQLAlchemy AsyncConnection
+        found = (await found.get_raw_connection()).driver_connection
+    elif hasattr(getattr(found, "connection", None), "driver_connection"):  # SQLAlchemy Connection
+        found = found.connection.driver_connection
+    if isinstance(found, (psycopg.AsyncConnection, psycopg.Connection)):
+        return found
+    raise UsageError(
+        f"connection= takes a psycopg connection, or a SQLAlchemy connection or session over psycopg, "
+        f"not {connection!r}"
+    )

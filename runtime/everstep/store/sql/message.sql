@@ -71,6 +71,13 @@ SELECT r.signals, w.id IS NOT NULL AS known, w.status, e.codec, e.body
   LEFT JOIN everstep.event e ON e.workflow_id = %(target)s AND e.key = %(key)s
  WHERE r.id = %(id)s;
 
+-- name: read_stream
+-- What a workflow has written after a place, and whether more can come.
+SELECT s.n, s.codec, s.body, w.status <> 0 AS finished
+  FROM everstep.workflow w
+  LEFT JOIN everstep.stream s ON s.workflow_id = w.id AND s.key = %(key)s AND s.n > %(after)s
+ WHERE w.id = %(id)s ORDER BY s.n LIMIT 1000;
+
 -- name: event
 -- For readers outside of a workflow.
 SELECT w.status, e.codec, e.body

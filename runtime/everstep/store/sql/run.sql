@@ -109,6 +109,11 @@ published AS (
     SELECT DISTINCT ON (id, name) id, name, codec, output, everstep.clock() FROM fc
      WHERE kind = 6 AND mine IS NOT NULL ORDER BY id, name, branch DESC, seq DESC
     ON CONFLICT (workflow_id, key) DO UPDATE SET codec = excluded.codec, body = excluded.body, set_at = excluded.set_at),
+written AS (
+    INSERT INTO everstep.stream (workflow_id, key, branch, seq, codec, body, written_at)
+    SELECT id, name, branch, seq, codec, CASE WHEN target IS NULL THEN output END, everstep.clock() FROM fc
+     WHERE kind = 13 AND mine IS NOT NULL ORDER BY id, branch, seq
+    ON CONFLICT (workflow_id, branch, seq) DO NOTHING),
 cw AS (
     INSERT INTO everstep.workflow (id, name, queue, parent_id, attributes, codec, input, created_at)
     SELECT id, name, queue, parent, attributes, codec, input, everstep.clock() FROM fs
