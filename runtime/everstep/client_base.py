@@ -21,7 +21,6 @@ from everstep.store.models import Start, Started
 from everstep.store.runs import CLAIM_TIMEOUT_SECONDS
 from everstep.store.workflows import Eager, Workflows
 
-A = TypeVar("A")
 
 if TYPE_CHECKING:
     from everstep.client import Client

@@ -41,7 +41,7 @@ CREATE FUNCTION everstep.start(
 DECLARE
     chosen text := coalesce(start.id, replace(gen_random_uuid()::text, '-', ''));
     wake timestamptz := coalesce(start.run_at, everstep.clock() + start.delay);
-    found record;
+    earlier record;
 BEGIN
     IF jsonb_typeof(start.input) <> 'object' THEN
         RAISE EXCEPTION 'input is a JSON object of the workflow''s parameters by name' USING ERRCODE = '22023';
@@ -50,9 +50,9 @@ BEGIN
     VALUES (chosen, start.name, start.queue, start.attributes, 1, convert_to(start.input::text, 'UTF8'), everstep.clock())
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
-        SELECT w.name, everstep.payload(w.codec, w.input) AS input INTO found
+        SELECT w.name, everstep.payload(w.codec, w.input) AS input INTO earlier
           FROM everstep.workflow w WHERE w.id = chosen;
-        IF found.name <> start.name OR found.input IS DISTINCT FROM start.input THEN
+        IF earlier.name <> start.name OR earlier.input IS DISTINCT FROM start.input THEN
             RAISE EXCEPTION 'workflow % exists already, with another name or input', chosen USING ERRCODE = 'EV409';
         END IF;
         RETURN chosen;
