@@ -21,6 +21,7 @@ from everstep.errors import (
     WorkflowError,
 )
 from everstep.handle import Handle
+from everstep.queues import Queue, Rate
 from everstep.retry import Retry
 from everstep.settings import Settings
 from everstep.store.models import Status, StepInfo, WorkflowInfo
@@ -48,6 +49,8 @@ __all__ = [
     "PayloadError",
     "PlainConnection",
     "PlainStep",
+    "Queue",
+    "Rate",
     "Retry",
     "SchemaError",
     "Settings",

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from everstep.definitions import DEFAULT_QUEUE, PlainStep, Step, Workflow
 from everstep.errors import UnknownWorkflowError, UsageError
+from everstep.queues import Queue, Rate, queue_name
 from everstep.retry import Retry
 from everstep.store.transactions import AsyncTx, Isolation, Tx
 from everstep.transactional import PlainTransaction, Transaction
@@ -61,6 +62,7 @@ class App:
         self.name = name
         self.max_payload = max_payload
         self.workflows: dict[str, Workflow[Any, Any]] = {}
+        self.declared_queues: dict[str, Queue] = {}
         self._steps: dict[str, Any] = {}
 
     @overload
@@ -69,18 +71,21 @@ class App:
     def workflow(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
     @overload
     def workflow(
-        self, /, *, name: str | None = None, queue: str = DEFAULT_QUEUE
+        self, /, *, name: str | None = None, queue: str | Queue = DEFAULT_QUEUE
     ) -> _WorkflowDecorator: ...
     def workflow(
-        self, function: Any = None, /, *, name: str | None = None, queue: str = DEFAULT_QUEUE
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: str | Queue = DEFAULT_QUEUE,
     ) -> Any:
         """Register a workflow function. `name` defaults to the function's qualified name."""
 
         def register(function: Callable[..., Any]) -> Workflow[Any, Any]:
             chosen = _checked_name(name or function.__qualname__, "workflow")
-            made: Workflow[Any, Any] = Workflow(
-                function, name=chosen, queue=_checked_name(queue, "queue")
-            )
+            made: Workflow[Any, Any] = Workflow(function, name=chosen, queue=queue_name(queue))
             if chosen in self.workflows and self.workflows[chosen].function is not function:
                 raise UsageError(
                     f"app {self.name} has a workflow named {chosen} already: give one a name="
@@ -179,6 +184,34 @@ class App:
 
         return register if function is None else register(function)
 
+    def queue(
+        self,
+        name: str,
+        /,
+        *,
+        worker_concurrency: int | None = None,
+        max_running: int | None = None,
+        rate: Rate | None = None,
+        partition_max_running: int | None = None,
+        partition_rate: Rate | None = None,
+    ) -> Queue:
+        """Declare a queue: how many of its workflows run at a time, and how fast they begin.
+
+        What is not given is not limited. An operator may change it all while it runs (`everstep queue set`); that
+        holds until the declaration changes. The fields are explained at `Queue`.
+        """
+        queue = Queue(
+            name=name,
+            worker_concurrency=worker_concurrency,
+            max_running=max_running,
+            rate=rate,
+            partition_max_running=partition_max_running,
+            partition_rate=partition_rate,
+        )
+        if self.declared_queues.setdefault(name, queue) != queue:
+            raise UsageError(f"app {self.name} declares queue {name} twice, and not alike")
+        return queue
+
     def workflow_named(self, name: str) -> Workflow[Any, Any]:
         """The workflow function of this name. Raises UnknownWorkflowError that lists those there are."""
         try:
@@ -197,8 +230,9 @@ class App:
             _ = step.result
 
     def queues(self) -> list[str]:
-        """The queues its workflows go to by default."""
-        return sorted({DEFAULT_QUEUE, *(w.queue for w in self.workflows.values())})
+        """The queues it declares, and those its workflows go to by default."""
+        own = (*self.declared_queues, *(w.queue for w in self.workflows.values()))
+        return sorted({DEFAULT_QUEUE, *own})
 
 
 def _checked_name(name: str, what: str) -> str:

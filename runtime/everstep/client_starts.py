@@ -145,9 +145,7 @@ class ClientStarts(ClientBase):
                 f"workflow {start.id!r} exists already; on_existing='return' gives its handle instead"
             )
         if policy == "restart":
-            restarted = await self._ask_link.retry(
-                lambda c: self._workflows.restart(c, start.id, start.priority)
-            )
+            restarted = await self._ask_link.retry(lambda c: self._workflows.restart(c, start))
             if restarted:
                 self._notifier.hint(Channel.READY)
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, TypedDict, TypeVar
 from everstep.codec import JSON, encode_plain
 from everstep.errors import PayloadError, UsageError
 from everstep.ids import new_id
+from everstep.queues import Queue, queue_name
 from everstep.store.models import Start
 
 A_contra = TypeVar("A_contra", contravariant=True)
@@ -30,6 +31,7 @@ class StartOptions(TypedDict, total=False):
     """Options of a start, all by keyword.
 
     `id`: the idempotency key, 1 to 512 bytes; by default a new UUIDv7. `queue`: by default the workflow's.
+    `partition`: whose it is, of those that share the queue; they get turns, and may have limits each.
     `priority`: 0 (first) to 3 (last), by default 1. `delay`: seconds or timedelta before it may be claimed.
     `run_at`: an instant before which it may not be claimed, instead of `delay`.
     `attributes`: a JSON object to filter by. `version`: the code version it is pinned to from the start.
@@ -43,7 +45,8 @@ class StartOptions(TypedDict, total=False):
     """
 
     id: str | None
-    queue: str | None
+    queue: str | Queue | None
+    partition: str | None
     priority: int
     delay: timedelta | float
     run_at: datetime | None
@@ -97,7 +100,7 @@ def make_start(name: str, body: bytes, queue: str, options: StartOptions) -> Sta
     return Start(
         id=new_id() if id_ is None else _checked_id(id_),
         name=name,
-        queue=_checked_queue(options.get("queue") or queue),
+        queue=queue_name(options.get("queue") or queue),
         codec=JSON,
         input=body,
         priority=_checked_priority(options.get("priority", 1)),
@@ -108,6 +111,7 @@ def make_start(name: str, body: bytes, queue: str, options: StartOptions) -> Sta
         deadline=_checked_instant(options.get("deadline"), "deadline"),
         dedup=options.get("dedup"),
         version=options.get("version"),
+        partition=_checked_partition(options.get("partition")),
     )
 
 
@@ -134,10 +138,12 @@ def _checked_id(workflow_id: str) -> str:
     return workflow_id
 
 
-def _checked_queue(queue: str) -> str:
-    if not queue.isprintable() or len(queue.encode()) > 200:
-        raise UsageError(f"a queue has a printable name of 1 to 200 bytes, not {queue!r}")
-    return queue
+def _checked_partition(partition: str | None) -> str | None:
+    if partition is None:
+        return None
+    if not partition or not _storable(partition) or len(partition.encode()) > 200:
+        raise UsageError(f"a partition is a text of 1 to 200 bytes, not {partition!r}")
+    return partition
 
 
 def _checked_attributes(attributes: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -264,6 +264,7 @@ def _add_child(rows: CommitBatch, execution: Execution, start: Start) -> None:
     rows.s_timeout.append(NEVER_SECONDS if start.timeout is None else start.timeout)
     rows.s_deadline.append(start.deadline)
     rows.s_version.append(start.version)
+    rows.s_partition.append(start.partition)
 
 
 def _fence_all(group: Group) -> None:

@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 from everstep.app import App
 from everstep.engine.claimer import Claimer
 from everstep.engine.committer import Committer, DatabaseClock
+from everstep.engine.declarer import Declarer
 from everstep.engine.heartbeat import Heartbeat, Listener
 from everstep.engine.lookout import Lookout, Waker
 from everstep.engine.loops import run
@@ -30,6 +31,7 @@ from everstep.settings import UNVERSIONED, Settings
 from everstep.store.connection import Connection, Link, Passing
 from everstep.store.messages import Messages
 from everstep.store.metrics import MetricRows
+from everstep.store.queues import LimitedClaims, Queues
 from everstep.store.runs import CLAIM_TIMEOUT_SECONDS, Runs
 from everstep.store.transactions import Transactor
 from everstep.store.workers import Workers, WorkerState
@@ -93,11 +95,20 @@ class Tenure:
         self.claimer = Claimer(
             self._link,
             self._runs,
+            LimitedClaims(settings.schema, self.me, settings.version),
             self.runner,
             names=sorted(app.workflows),
             queues=queues,
             slots=settings.concurrency,
             observe=metrics.claimed,
+            announce=announce,
+        )
+        self._declarer = Declarer(
+            self._link,
+            Queues(settings.schema),
+            settings.version,
+            listened=queues,
+            declared=app.declared_queues.values(),
         )
         self.heartbeat = Heartbeat(
             settings.url,
@@ -130,6 +141,7 @@ class Tenure:
         self._spawn(self.committer.run())
         self._spawn(self._waker.run())
         self._spawn(run(self.claimer))
+        self._spawn(run(self._declarer))
         self._spawn(
             run(
                 Timers(
@@ -211,7 +223,7 @@ class Tenure:
             slots=settings.concurrency,
             ttl=settings.lease_ttl,
         )
-        await self._workers.declare_queues(connection, self._queues)
+        await self._declarer.declare(connection)
         if settings.version == UNVERSIONED:
             await self._workers.adopt_routing(connection, settings.version)
         routing = await self._workers.routing(connection)

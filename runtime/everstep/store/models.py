@@ -74,6 +74,7 @@ class Start:
     deadline: datetime | None = None
     dedup: str | None = None
     version: str | None = None
+    partition: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +91,27 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """A queue and a priority with something to claim. `suspects`: some of it keeps crashing its workers."""
+class Look:
+    """A queue and a priority to look for work in, from which `ready_at` on; None: from the beginning."""
 
     queue: str
     priority: int
-    suspects: bool = field(default=False, compare=False)
+    cursor: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A queue and a priority with something to claim; without a priority: workflows with a partition.
+
+    `suspects`: some of it keeps crashing its workers. `limited`: workers have to agree on what they claim.
+    """
+
+    queue: str
+    priority: int | None
+    oldest: datetime | None = None
+    suspects: bool = False
+    limited: bool = False
+    worker_concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +127,7 @@ class Claimed:
     input: bytes
     cancel: bool = False
     deadline: datetime | None = None
+    queue: str = ""
 
     @property
     def suspect(self) -> bool:
@@ -207,6 +224,7 @@ class CommitBatch:
     s_timeout: list[float] = field(default_factory=list)
     s_deadline: list[datetime | None] = field(default_factory=list)
     s_version: list[str | None] = field(default_factory=list)
+    s_partition: list[str | None] = field(default_factory=list)
     d_id: list[str] = field(default_factory=list)
     d_epoch: list[int] = field(default_factory=list)
     d_status: list[int] = field(default_factory=list)

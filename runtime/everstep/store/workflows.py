@@ -31,11 +31,12 @@ from everstep.store.statements import statements
 
 @dataclass(frozen=True, slots=True)
 class Eager:
-    """The worker that starts and claims in one statement, and the names it knows."""
+    """The worker that starts and claims in one statement, the names it knows, the queues it listens to."""
 
     me: UUID
     version: str
     names: tuple[str, ...]
+    queues: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +165,13 @@ class Workflows:
         cursor = await connection.execute(self._sql["descendants"], {"id": workflow_id})
         return [row.id for row in await cursor.fetchall()]
 
-    async def restart(self, connection: Connection, workflow_id: str, priority: int) -> bool:
+    async def restart(self, connection: Connection, start: Start) -> bool:
         """Begin a failed, cancelled or given-up workflow anew. Returns False if it is none of these."""
-        arguments = {"id": workflow_id, "priority": priority}
+        arguments = {
+            "id": start.id,
+            "priority": start.priority,
+            "partition": start.partition,
+        }
         cursor = await connection.execute(self._sql["restart"], arguments)
         return await cursor.fetchone() is not None
 
@@ -188,6 +193,7 @@ def _start_arguments(starts: Sequence[Start], eager: Eager | None) -> dict[str, 
         "deadlines": Timestamps([s.deadline for s in ordered]),
         "dedups": Texts([s.dedup for s in ordered]),
         "versions": Texts([s.version for s in ordered]),
+        "partitions": Texts([s.partition for s in ordered]),
         "codecs": SmallInts([s.codec for s in ordered]),
         "inputs": Byteas([s.input for s in ordered]),
         "attributes": Jsons(
@@ -196,6 +202,7 @@ def _start_arguments(starts: Sequence[Start], eager: Eager | None) -> dict[str, 
         "me": eager.me if eager else None,
         "version": eager.version if eager else None,
         "known": list(eager.names) if eager else [],
+        "listened": list(eager.queues) if eager else [],
     }
 
 

@@ -149,17 +149,32 @@ SELECT 'I8', m.workflow_id, format('%s messages were consumed at %s:%s', count(*
  LIMIT 100;
 
 -- name: I9
--- Slots of a limited queue: held by running runs only, each once, never more than max_running.
+-- Limits of queues: slots are held by running runs only, each once, and never more than max_running of them, nor more
+-- than partition_max_running of one partition. What ran when a limit was lowered may finish: the queue remembers the
+-- limit from before until it no longer matters. Once a queue knows that all that runs on it holds slots, all does.
 SELECT 'I9' AS invariant, NULL::text AS workflow_id,
-       format('queue %s: %s slots are in use, at most %s are allowed', r.queue, count(*), q.max_running) AS what
+       format('queue %s: %s slots are in use, at most %s are allowed', q.name, count(*), q.max_running) AS what
   FROM everstep.run r JOIN everstep.queue q ON q.name = r.queue
- WHERE r.slot IS NOT NULL GROUP BY r.queue, q.max_running HAVING count(*) > q.max_running
+ WHERE r.slot IS NOT NULL GROUP BY q.name HAVING count(*) > greatest(q.max_running, q.lowered_from)
+UNION ALL
+SELECT 'I9', NULL, format('queue %s: %s run of partition %s, at most %s are allowed', q.name, count(*),
+                          coalesce(quote_literal(r.partition), 'none'), q.partition_max_running)
+  FROM everstep.run r JOIN everstep.queue q ON q.name = r.queue
+ WHERE r.slot IS NOT NULL GROUP BY q.name, r.partition
+HAVING count(*) > greatest(q.partition_max_running, q.partition_lowered_from)
 UNION ALL
 SELECT 'I9', min(r.id), format('queue %s: slot %s is held %s times', r.queue, r.slot, count(*))
   FROM everstep.run r WHERE r.slot IS NOT NULL GROUP BY r.queue, r.slot HAVING count(*) > 1
 UNION ALL
 SELECT 'I9', r.id, format('queue %s: slot %s is held by a run that is not running', r.queue, r.slot)
   FROM everstep.run r WHERE r.slot IS NOT NULL AND r.state <> 2
+UNION ALL
+SELECT 'I9', r.id, format('queue %s has a limit, but this runs without a slot', r.queue)
+  FROM everstep.run r JOIN everstep.queue q ON q.name = r.queue WHERE r.state = 2 AND r.slot IS NULL AND q.slotted
+UNION ALL
+SELECT 'I9', r.id, format('queue %s: slot %s is beyond the limit of %s', r.queue, r.slot, q.max_running)
+  FROM everstep.run r JOIN everstep.queue q ON q.name = r.queue
+ WHERE r.slot > greatest(q.max_running, q.lowered_from)
  LIMIT 100;
 
 -- name: I13

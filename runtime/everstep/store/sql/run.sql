@@ -1,27 +1,42 @@
 -- Transitions made by workers. One statement is one transaction is one transition (docs/internals/).
 
 -- name: lanes
--- Where there is something to claim: queues of mine that are not paused, by priority.
-SELECT q.name AS queue, p.priority::smallint AS priority,
-       EXISTS (SELECT FROM everstep.run r WHERE r.crashes >= 3 AND r.state = 1
-                  AND r.queue = q.name AND r.priority = p.priority) AS suspects
-  FROM everstep.queue q CROSS JOIN generate_series(0, 3) AS p(priority)
- WHERE q.name = ANY (%(queues)s::text[]) AND NOT q.paused
-   AND EXISTS (SELECT FROM everstep.run r
-                WHERE r.queue = q.name AND r.priority = p.priority AND r.state = 1
-                  AND r.ready_at <= everstep.clock())
- ORDER BY p.priority, q.name;
+-- Where there is something to claim: queues of mine that are not paused, and the oldest of each priority. A row without
+-- a priority stands for workflows with a partition. `limited`: workers have to agree on what they claim.
+SELECT q.name AS queue, l.priority, o.ready_at AS oldest, o.suspects, NOT q.open AS limited, q.worker_concurrency
+  FROM unnest(%(queues)s::text[], %(priorities)s::smallint[], %(cursors)s::timestamptz[]) AS l(queue, priority, cursor)
+  JOIN everstep.queue q ON q.name = l.queue AND NOT q.paused
+ CROSS JOIN LATERAL (
+    SELECT (SELECT r.ready_at FROM everstep.run r
+             WHERE r.queue = q.name AND r.priority = l.priority AND r.state = 1 AND r.partition IS NULL
+               AND r.ready_at >= coalesce(l.cursor, '-infinity') AND r.ready_at <= everstep.clock()
+             ORDER BY r.ready_at LIMIT 1) AS ready_at,
+           EXISTS (SELECT FROM everstep.run r WHERE r.crashes >= 3 AND r.state = 1 AND r.partition IS NULL
+                      AND r.queue = q.name AND r.priority = l.priority) AS suspects) o
+ WHERE l.priority IS NOT NULL AND (o.ready_at IS NOT NULL OR o.suspects)
+UNION ALL
+SELECT q.name, NULL, o.ready_at,
+       EXISTS (SELECT FROM everstep.run r WHERE r.crashes >= 3 AND r.state = 1 AND r.partition IS NOT NULL
+                  AND r.queue = q.name),
+       true, q.worker_concurrency
+  FROM everstep.queue q CROSS JOIN LATERAL (
+    SELECT r.ready_at FROM everstep.run r
+     WHERE r.queue = q.name AND r.state = 1 AND r.partition IS NOT NULL LIMIT 1) o
+ WHERE q.name = ANY (%(queues)s::text[]) AND NOT q.paused;
 
 -- name: claim
 -- MATERIALIZED: a sub-select with LIMIT .. SKIP LOCKED can run twice in one plan and claim too much.
--- The lower bound on ready_at keeps the scan off index entries that a pinned horizon keeps alive.
+-- The lower bound on ready_at keeps the scan off index entries that a pinned horizon keeps alive; the upper one stops
+-- where another lane of the queue comes first. Nothing of a queue that was paused or limited since it was looked at.
 -- A run that crashed its worker three times without progress is a suspect: claimed alone, by a worker with nothing
 -- else to lose, so that it takes nobody with it.
-WITH t AS MATERIALIZED (SELECT current, ramping, percent FROM everstep.routing),
+WITH t AS MATERIALIZED (
+    SELECT current, ramping, percent FROM everstep.routing
+     WHERE NOT EXISTS (SELECT FROM everstep.queue q WHERE q.name = %(queue)s AND NOT q.open)),
 c AS MATERIALIZED (
     SELECT r.id FROM everstep.run r, t
-     WHERE r.queue = %(queue)s AND r.priority = %(priority)s AND r.state = 1
-       AND r.ready_at >= %(cursor)s AND r.ready_at <= everstep.clock()
+     WHERE r.queue = %(queue)s AND r.priority = %(priority)s AND r.state = 1 AND r.partition IS NULL
+       AND r.ready_at >= %(cursor)s AND r.ready_at <= least(everstep.clock(), %(until)s)
        AND r.name = ANY (%(names)s::text[])
        AND (r.version = %(version)s OR r.version IS NULL AND %(version)s =
             CASE WHEN (hashtext(r.id) & 2147483647) %% 100 < t.percent THEN t.ramping ELSE t.current END)
@@ -37,7 +52,8 @@ m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
     SELECT 2, %(queue)s, '', 0, everstep.bucket(waited), count(*), sum(waited) FROM u
      GROUP BY everstep.bucket(waited))
-SELECT u.id, u.name, u.epoch, u.ready_at, u.crashes, w.codec, w.input, u.cancel, u.deadline
+SELECT u.id, u.name, u.epoch, u.ready_at, u.crashes, w.codec, w.input, u.cancel, u.deadline,
+       %(queue)s::text AS queue
   FROM u JOIN everstep.workflow w ON w.id = u.id;
 
 -- name: load
@@ -60,9 +76,9 @@ s AS MATERIALIZED (
                          %(s_queue)s::text[], %(s_priority)s::smallint[], %(s_codec)s::smallint[],
                          %(s_input)s::bytea[], %(s_attributes)s::jsonb[], %(s_delay)s::float8[],
                          %(s_run_at)s::timestamptz[], %(s_timeout)s::float8[], %(s_deadline)s::timestamptz[],
-                         %(s_version)s::text[])
+                         %(s_version)s::text[], %(s_partition)s::text[])
                   AS t(parent, epoch, id, name, queue, priority, codec, input, attributes, delay, run_at, timeout,
-                       deadline, version)),
+                       deadline, version, partition)),
 d AS MATERIALIZED (
     SELECT * FROM unnest(%(d_id)s::text[], %(d_epoch)s::int[], %(d_status)s::smallint[],
                          %(d_output)s::bytea[], %(d_error)s::bytea[])
@@ -120,8 +136,8 @@ cw AS (
      WHERE id IS NOT NULL AND mine IS NOT NULL
     ON CONFLICT (id) DO NOTHING RETURNING id),
 cr AS (
-    INSERT INTO everstep.run (id, name, version, queue, priority, state, ready_at, wake_at, deadline, waiters)
-    SELECT fs.id, fs.name, fs.version, fs.queue, fs.priority,
+    INSERT INTO everstep.run (id, name, version, queue, partition, priority, state, ready_at, wake_at, deadline, waiters)
+    SELECT fs.id, fs.name, fs.version, fs.queue, fs.partition, fs.priority,
            CASE WHEN fs.delay > 0 OR fs.run_at > everstep.clock() THEN 3 ELSE 1 END, everstep.clock(),
            CASE WHEN fs.run_at > everstep.clock() THEN fs.run_at
                 WHEN fs.delay > 0 THEN everstep.clock() + make_interval(secs => fs.delay) END,

@@ -1,14 +1,15 @@
 -- Transitions asked for from outside: start, cancel; and the questions a client asks.
 
 -- name: start
--- A batch of starts, sorted by id so that two batches cannot deadlock on each other's keys. A workflow
--- started eagerly (%(me)s is a live worker of the version its id is routed to) is claimed in the same statement.
+-- A batch of starts, sorted by id so that two batches cannot deadlock on each other's keys. A workflow started eagerly
+-- (%(me)s is a live worker of the version its id is routed to, and listens to its queue) is claimed in the same
+-- statement, if the queue has no limit, is not paused, and it has no partition.
 WITH b AS MATERIALIZED (
     SELECT * FROM unnest(%(ids)s::text[], %(names)s::text[], %(queues)s::text[], %(priorities)s::smallint[],
                          %(delays)s::float8[], %(run_ats)s::timestamptz[], %(timeouts)s::float8[],
-                         %(deadlines)s::timestamptz[], %(dedups)s::text[], %(versions)s::text[],
+                         %(deadlines)s::timestamptz[], %(dedups)s::text[], %(versions)s::text[], %(partitions)s::text[],
                          %(codecs)s::smallint[], %(inputs)s::bytea[], %(attributes)s::jsonb[])
-                  AS t(id, name, queue, priority, delay, run_at, timeout, deadline, dedup, version,
+                  AS t(id, name, queue, priority, delay, run_at, timeout, deadline, dedup, version, partition,
                        codec, input, attributes)),
 k AS MATERIALIZED (
     SELECT b.id, r.id AS holder FROM b JOIN everstep.run r ON r.queue = b.queue AND r.dedup = b.dedup
@@ -22,9 +23,9 @@ w AS (
      WHERE b.dedup IS NULL OR b.id <> ALL (ARRAY(SELECT k.id FROM k))
     ON CONFLICT (id) DO NOTHING RETURNING id),
 r AS (
-    INSERT INTO everstep.run (id, name, queue, priority, version, state, ready_at, wake_at, deadline, dedup,
+    INSERT INTO everstep.run (id, name, queue, partition, priority, version, state, ready_at, wake_at, deadline, dedup,
                               worker_id, epoch)
-    SELECT b.id, b.name, b.queue, b.priority,
+    SELECT b.id, b.name, b.queue, b.partition, b.priority,
            CASE WHEN e.worker_id IS NOT NULL THEN %(version)s ELSE b.version END,
            CASE WHEN e.worker_id IS NOT NULL THEN 2 WHEN b.delay > 0 OR b.run_at > everstep.clock() THEN 3 ELSE 1 END,
            everstep.clock(),
@@ -33,7 +34,10 @@ r AS (
            least(b.deadline, everstep.clock() + make_interval(secs => b.timeout)), b.dedup,
            e.worker_id, CASE WHEN e.worker_id IS NOT NULL THEN 1 ELSE 0 END
       FROM b JOIN w ON w.id = b.id
-      LEFT JOIN e ON b.delay <= 0 AND b.run_at IS NULL AND b.version IS NULL AND b.name = ANY (%(known)s::text[]) AND %(version)s =
+      LEFT JOIN e ON b.delay <= 0 AND b.run_at IS NULL AND b.version IS NULL AND b.name = ANY (%(known)s::text[])
+       AND b.queue = ANY (%(listened)s::text[]) AND b.partition IS NULL
+       AND NOT EXISTS (SELECT FROM everstep.queue q WHERE q.name = b.queue
+                          AND (NOT q.open OR q.worker_concurrency IS NOT NULL)) AND %(version)s =
            CASE WHEN (hashtext(b.id) & 2147483647) %% 100 < e.percent THEN e.ramping ELSE e.current END
     RETURNING id, state, deadline),
 m AS (
@@ -132,8 +136,8 @@ w AS (
 d AS (DELETE FROM everstep.checkpoint c USING o WHERE c.workflow_id = o.id),
 e AS (DELETE FROM everstep.event e USING o WHERE e.workflow_id = o.id),
 r AS (
-    INSERT INTO everstep.run (id, name, queue, priority, state, ready_at, epoch)
-    SELECT o.id, o.name, o.queue, %(priority)s, 1, everstep.clock(), coalesce(o.finished_epoch, 0) + 1 FROM o),
+    INSERT INTO everstep.run (id, name, queue, partition, priority, state, ready_at, epoch)
+    SELECT o.id, o.name, o.queue, %(partition)s, %(priority)s, 1, everstep.clock(), coalesce(o.finished_epoch, 0) + 1 FROM o),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
     SELECT 1, queue, name, 0, 0, 1, 0 FROM o)
