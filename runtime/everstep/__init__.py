@@ -23,6 +23,7 @@ from everstep.errors import (
 from everstep.handle import Handle
 from everstep.queues import Queue, Rate
 from everstep.retry import Retry
+from everstep.schedules import CatchUp, Overlap, Schedule
 from everstep.settings import Settings
 from everstep.store.models import Status, StepInfo, WorkflowInfo
 from everstep.store.transactions import AsyncTx as Connection
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "App",
+    "CatchUp",
     "ChildHandle",
     "Client",
     "Connection",
@@ -46,12 +48,14 @@ __all__ = [
     "Handle",
     "Isolation",
     "NonDeterminismError",
+    "Overlap",
     "PayloadError",
     "PlainConnection",
     "PlainStep",
     "Queue",
     "Rate",
     "Retry",
+    "Schedule",
     "SchemaError",
     "Settings",
     "Status",

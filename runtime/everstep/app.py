@@ -11,6 +11,7 @@ from everstep.definitions import DEFAULT_QUEUE, PlainStep, Step, Workflow
 from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.queues import Queue, Rate, queue_name
 from everstep.retry import Retry
+from everstep.schedules import CatchUp, Overlap, Schedule, make_schedule
 from everstep.store.transactions import AsyncTx, Isolation, Tx
 from everstep.transactional import PlainTransaction, Transaction
 
@@ -45,6 +46,15 @@ class _WorkflowDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
 
 
+class _ScheduleDecorator(Protocol):
+    @overload
+    def __call__(self, function: Workflow[P, R], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+
+
 class App:
     """Workflows and steps by name. Several apps in one process do not know of each other.
 
@@ -62,6 +72,7 @@ class App:
         self.name = name
         self.max_payload = max_payload
         self.workflows: dict[str, Workflow[Any, Any]] = {}
+        self.schedules: dict[str, Schedule] = {}
         self.declared_queues: dict[str, Queue] = {}
         self._steps: dict[str, Any] = {}
 
@@ -184,6 +195,44 @@ class App:
 
         return register if function is None else register(function)
 
+    def schedule(
+        self,
+        cron: str | None = None,
+        /,
+        *,
+        every: timedelta | None = None,
+        timezone: str = "UTC",
+        catch_up: CatchUp = CatchUp.LATEST,
+        overlap: Overlap = Overlap.ALLOW,
+        name: str | None = None,
+        queue: str | Queue | None = None,
+    ) -> _ScheduleDecorator:
+        """Register a function of a tick as a workflow, started at each tick of a cron expression or interval.
+
+        Exactly one workflow per tick, whatever the number of workers. Above an `@app.workflow` or another
+        `@app.schedule` it adds a schedule to that workflow. `name` is the schedule's, by default the function's
+        qualified name; `queue` is where its workflows go.
+        """
+
+        def register(function: Any) -> Workflow[Any, Any]:
+            workflow = function if isinstance(function, Workflow) else self.workflow(function)
+            chosen = name or workflow.name
+            if chosen in self.schedules:
+                raise UsageError(
+                    f"app {self.name} has a schedule named {chosen} already: give one a name="
+                )
+            self.schedules[chosen] = make_schedule(
+                chosen,
+                workflow,
+                queue=workflow.queue if queue is None else queue_name(queue),
+                timing=(cron, every, timezone),
+                catch_up=catch_up,
+                overlap=overlap,
+            )
+            return workflow
+
+        return register
+
     def queue(
         self,
         name: str,
@@ -228,11 +277,14 @@ class App:
             _ = workflow.arguments, workflow.result
         for step in self._steps.values():
             _ = step.result
+        for schedule in self.schedules.values():
+            schedule.check()
 
     def queues(self) -> list[str]:
         """The queues it declares, and those its workflows go to by default."""
         own = (*self.declared_queues, *(w.queue for w in self.workflows.values()))
-        return sorted({DEFAULT_QUEUE, *own})
+        of_schedules = (schedule.queue for schedule in self.schedules.values())
+        return sorted({DEFAULT_QUEUE, *of_schedules, *own})
 
 
 def _checked_name(name: str, what: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 from everstep.client_messages import ClientMessages
@@ -17,6 +18,7 @@ from everstep.handle import Handle
 from everstep.store.hints import Channel
 from everstep.store.models import Outcome, StepInfo, WorkflowInfo
 from everstep.store.workflows import Filter
+from everstep.timetable import Timetable
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -27,6 +29,13 @@ class Client(ClientStarts, ClientMessages):
 
     Use `async with Client.connect(url) as client`. `max_payload` limits inputs, in bytes.
     """
+
+    @cached_property
+    def schedules(self) -> Timetable:
+        """Schedules: pause, resume, change, trigger, backfill."""
+        return Timetable(
+            self._ask_link, self._schema, started=lambda: self._notifier.hint(Channel.READY)
+        )
 
     def handle(self, workflow: Workflow[Any, R], id: str) -> Handle[R]:
         """A handle of a workflow started earlier, or elsewhere."""

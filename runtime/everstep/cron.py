@@ -45,6 +45,10 @@ class Every:
         """The tick as the workflow is given it."""
         return tick.astimezone(UTC)
 
+    def instant(self, moment: datetime) -> datetime:
+        """A moment that a person wrote; without an offset it is in UTC."""
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
 
 @dataclass(frozen=True, slots=True)
 class Cron:
@@ -69,43 +73,42 @@ class Cron:
         """The first tick later than `instant`; None if there is none within fifty years."""
         zone = _zone(self.timezone)
         here = instant.astimezone(zone)
-        # `_first` never falls as local times rise, and `_first(here)` is not later than `instant`: no local
-        # time up to `here` can still tick, but for the second passes that a rhythm makes.
-        following = self._following(here, instant, zone)
         if not self._is_rhythm() or not _is_repeated(here.replace(tzinfo=None), zone):
-            return following
-        return _earlier(following, self._repeated(here, instant, zone, following))
+            return self._first_pass(here, instant, zone)
+        if here.fold == 0:
+            tick = self._first_pass(here, instant, zone)
+            if tick is not None and _in_one_pass(here, tick.astimezone(zone)):
+                return tick
+        return self._second_pass(here, zone) or self._first_pass(here, instant, zone)
 
     def local(self, tick: datetime) -> datetime:
         """The tick as the workflow is given it: in the schedule's time zone."""
         return tick.astimezone(_zone(self.timezone))
 
-    def _following(self, here: datetime, instant: datetime, zone: ZoneInfo) -> datetime | None:
-        firsts = (_first(local, zone) for local in self._locals(here))
+    def instant(self, moment: datetime) -> datetime:
+        """A moment that a person wrote; without an offset it is in the schedule's time zone."""
+        return moment if moment.tzinfo else _first(moment, _zone(self.timezone))
+
+    def _first_pass(self, here: datetime, instant: datetime, zone: ZoneInfo) -> datetime | None:
+        # `_first` never falls as local times rise, and that of `here` is not later than `instant`: no local
+        # time up to `here` need be looked at.
+        firsts = (_first(local, zone) for local in self._locals(here.replace(tzinfo=None)))
         return next((first for first in firsts if first > instant), None)
 
-    def _repeated(
-        self, here: datetime, instant: datetime, zone: ZoneInfo, following: datetime | None
-    ) -> datetime | None:
-        """The first tick later than `instant` in the second pass of the hour that `here` belongs to."""
+    def _second_pass(self, here: datetime, zone: ZoneInfo) -> datetime | None:
+        """The first tick later than `here` in the second pass of the hour that it belongs to."""
         wall = here.replace(tzinfo=None)
         length = _offset(wall, zone, fold=0) - _offset(wall, zone, fold=1)
-        begins = wall if here.fold else wall - length
-        if following is not None and following < instant + length and not here.fold:
-            if _is_repeated(following.astimezone(zone).replace(tzinfo=None), zone):
-                return None  # the first pass is not over
-        for local in self._locals(begins):
+        for local in self._locals(wall if here.fold else wall - length):
             if local >= wall + length:
                 return None
             if _is_repeated(local, zone):
-                second = (local - _offset(local, zone, fold=1)).replace(tzinfo=UTC)
-                if second > instant:
-                    return second
+                return (local - _offset(local, zone, fold=1)).replace(tzinfo=UTC)
         return None
 
-    def _locals(self, here: datetime) -> Iterator[datetime]:
-        """Local times later than `here` that match, without their zone."""
-        return CronSim(self.expression, here.replace(tzinfo=None))
+    def _locals(self, wall: datetime) -> Iterator[datetime]:
+        """Local times later than `wall` that match, without their zone."""
+        return CronSim(self.expression, wall)
 
     def _is_rhythm(self) -> bool:
         return self.expression.split()[-4] in ("*", "*/1")
@@ -160,13 +163,12 @@ def _is_repeated(local: datetime, zone: ZoneInfo) -> bool:
     return _offset(local, zone, fold=0) > _offset(local, zone, fold=1)
 
 
+def _in_one_pass(one: datetime, other: datetime) -> bool:
+    """Whether no change of the clocks lies between two local times of one repeated hour."""
+    return one.utcoffset() == other.utcoffset() and other - one < timedelta(days=1)
+
+
 def _offset(local: datetime, zone: ZoneInfo, *, fold: int) -> timedelta:
     offset = local.replace(tzinfo=zone, fold=fold).utcoffset()
     assert offset is not None
     return offset
-
-
-def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
-    if one is None or other is None:
-        return one or other
-    return min(one, other)

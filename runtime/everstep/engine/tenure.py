@@ -23,6 +23,7 @@ from everstep.engine.heartbeat import Heartbeat, Listener
 from everstep.engine.lookout import Lookout, Waker
 from everstep.engine.loops import run
 from everstep.engine.runner import Ended, Runner
+from everstep.engine.scheduler import Scheduler
 from everstep.engine.sweeper import Strays, Sweeper, Timers
 from everstep.errors import Cancelled
 from everstep.metrics.local import LocalMetrics
@@ -119,6 +120,14 @@ class Tenure:
             listener=Listener(beaten=self._beaten, lost=self._lost),
         )
         self.committer.held = self.heartbeat.held
+        self.scheduler = Scheduler(
+            self._link,
+            list(app.schedules.values()),
+            app=app.name,
+            schema=settings.schema,
+            version=settings.version,
+            announce=announce,
+        )
         self.sampler = Sampler(
             self._metrics_link,
             MetricRows(settings.schema),
@@ -154,6 +163,8 @@ class Tenure:
             )
         )
         self._spawn(run(self.sampler))
+        await self._link.retry(self.scheduler.declare)
+        self._spawn(run(self.scheduler))
         self._spawn(run(Strays(self._link, self._runs, self.runner, interval=settings.lease_ttl)))
         self._spawn(
             run(

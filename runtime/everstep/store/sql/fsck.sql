@@ -8,7 +8,7 @@
 -- Every query is a transaction's statement of its own under READ COMMITTED, so the vacuum horizon is never
 -- held for longer than one query; nothing is locked but the tables' existence.
 --
--- Numbers are those of docs/internals/fence-and-rescue.md. I10 to I12 speak of messages, schedules and
+-- Numbers are those of docs/internals/fence-and-rescue.md. I10 and I12 speak of messages and
 -- children, which come with their features.
 BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY;
 SET LOCAL everstep.fsck_since = '-infinity';
@@ -175,6 +175,32 @@ UNION ALL
 SELECT 'I9', r.id, format('queue %s: slot %s is beyond the limit of %s', r.queue, r.slot, q.max_running)
   FROM everstep.run r JOIN everstep.queue q ON q.name = r.queue
  WHERE r.slot > greatest(q.max_running, q.lowered_from)
+ LIMIT 100;
+
+-- name: I11
+-- One workflow per tick of a schedule: id and input say the same tick, none is there before its time, and the
+-- last one is there. The last is looked for within the hour, because finished workflows do not stay for ever.
+WITH t AS MATERIALIZED (
+    SELECT s.name, s.next_at, w.id, split_part(w.id, ':', 3)::bigint AS tick,
+           everstep.payload(w.codec, w.input) ->> s.parameter AS given
+      FROM everstep.schedule s JOIN everstep.workflow w
+        ON w.id >= 'sched:' || s.name || ':' AND w.id < 'sched:' || s.name || ';' AND w.name = s.workflow
+     WHERE w.created_at >= current_setting('everstep.fsck_since')::timestamptz
+       AND split_part(w.id, ':', 3) ~ '^-?[0-9]{1,12}$')
+SELECT 'I11' AS invariant, min(t.id) AS workflow_id,
+       format('schedule %s has %s workflows for tick %s', t.name, count(*), to_timestamp(t.tick)) AS what
+  FROM t GROUP BY t.name, t.tick HAVING count(*) > 1
+UNION ALL
+SELECT 'I11', t.id, format('schedule %s: the id says tick %s, the input says %s', t.name, to_timestamp(t.tick), t.given)
+  FROM t WHERE CASE WHEN t.given ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}T' THEN extract(epoch FROM t.given::timestamptz) <> t.tick END
+UNION ALL
+SELECT 'I11', t.id, format('schedule %s: tick %s is still to come, but has a workflow', t.name, to_timestamp(t.tick))
+  FROM t WHERE t.next_at > everstep.clock() AND t.tick >= extract(epoch FROM t.next_at)
+UNION ALL
+SELECT 'I11', NULL, format('schedule %s: its last tick, %s, has no workflow', s.name, s.last_at)
+  FROM everstep.schedule s
+ WHERE s.last_at > everstep.clock() - interval '1 hour' AND NOT EXISTS (
+       SELECT FROM everstep.workflow w WHERE w.id = 'sched:' || s.name || ':' || extract(epoch FROM s.last_at)::bigint)
  LIMIT 100;
 
 -- name: I13
