@@ -36,7 +36,7 @@ CREATE TABLE everstep.stream (
 CREATE FUNCTION everstep.start(
     name text, input jsonb, id text DEFAULT NULL, queue text DEFAULT 'default', priority integer DEFAULT 1,
     delay interval DEFAULT NULL, run_at timestamptz DEFAULT NULL, timeout interval DEFAULT NULL,
-    dedup text DEFAULT NULL, attributes jsonb DEFAULT NULL, version text DEFAULT NULL
+    dedup text DEFAULT NULL, attributes jsonb DEFAULT NULL, version text DEFAULT NULL, partition text DEFAULT NULL
 ) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     chosen text := coalesce(start.id, replace(gen_random_uuid()::text, '-', ''));
@@ -57,8 +57,8 @@ BEGIN
         END IF;
         RETURN chosen;
     END IF;
-    INSERT INTO everstep.run (id, name, version, queue, priority, state, ready_at, wake_at, deadline, dedup)
-    VALUES (chosen, start.name, start.version, start.queue, start.priority,
+    INSERT INTO everstep.run (id, name, version, queue, partition, priority, state, ready_at, wake_at, deadline, dedup)
+    VALUES (chosen, start.name, start.version, start.queue, start.partition, start.priority,
             CASE WHEN wake > everstep.clock() THEN 3 ELSE 1 END, everstep.clock(),
             CASE WHEN wake > everstep.clock() THEN wake END, everstep.clock() + start.timeout, start.dedup);
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
