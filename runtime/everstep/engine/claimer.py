@@ -7,8 +7,6 @@ of a limited one, or of one with partitions, take turns (store/queues.py).
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,6 +14,7 @@ from datetime import datetime
 
 from everstep.engine.lanes import PRIORITIES, Cursors, Offer, offers
 from everstep.engine.runner import Runner
+from everstep.engine.suspects import Suspects
 from everstep.store.connection import Link
 from everstep.store.models import Claimed, Lane
 from everstep.store.queues import LimitedClaims
@@ -60,8 +59,7 @@ class Claimer:
         self._round = 0
         self._scarce: set[str] = set()
         self._soon: float | None = None
-        self._patience = random.uniform(30, 90)  # noqa: S311
-        self._suspects_due = time.monotonic() + self._patience
+        self._suspects = Suspects(runner, self._claim_suspect, lambda: self.stopped)
         self._idle = asyncio.Lock()
         self.wake = asyncio.Event()
         self.interval = POLL_SECONDS[0]
@@ -78,7 +76,7 @@ class Claimer:
             offered = list(offers(lanes))
             self._scarce = {o.queue for o in offered if o.limited or o.worker_concurrency}
             self._soon = None
-            claimed = await self._claim_suspect(offered) + await self._serve(offered)
+            claimed = await self._suspects.run_one(offered) + await self._serve(offered)
         low, high = POLL_SECONDS
         self.interval = low if claimed else min(self.interval * 2, high)
         if self._soon is not None:
@@ -217,36 +215,8 @@ class Claimer:
         for one in claimed:
             self._runner.start(one, logs.get(one.id, ()))
 
-    # -- suspects --------------------------------------------------------------------------------
-
-    async def _claim_suspect(self, offered: Sequence[Offer]) -> int:
-        """One workflow that keeps crashing its workers, if there is one and nothing else is here to lose."""
-        suspected = [(offer, p) for offer in offered for p in offer.suspects]
-        now = time.monotonic()
-        if not suspected:
-            self._suspects_due = now + self._patience
-        elif now >= self._suspects_due:
-            # It was never idle: let it finish what it has, and take nothing new meanwhile.
-            await self._until(lambda: not self._runner.executions)
-            self._suspects_due = now + self._patience
-        for offer, priority in suspected:
-            if self._runner.executions or self.stopped:
-                break
-            if await self._claim_one_suspect(offer, priority):
-                await self._until(self._runner.safe)
-                return 1
-        return 0
-
-    async def _claim_one_suspect(self, offer: Offer, priority: int | None) -> bool:
+    async def _claim_suspect(self, offer: Offer, priority: int | None) -> bool:
         # Suspects are few, have an index of their own, and may have waited for long: no cursor.
         if offer.limited or priority is None:
             return (await self._claim_limited(offer, 1, suspect=True))[0] > 0
         return bool(await self._claim(offer.queue, priority, 1, suspect=True))
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        """Claim nothing until something is true of the runner."""
-        while not condition() and not self.stopped:
-            self._runner.freed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await self._runner.freed.wait()
