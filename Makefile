@@ -13,10 +13,13 @@ export PIP_NO_INPUT := 1
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 LOCALKUBE := tests/e2e/cluster/localkube
+SCRIPTS := .ci/run scripts/lock scripts/make-venv scripts/render-chart $(LOCALKUBE) tests/e2e/cluster/images
 LOCKS := dev runtime operator build bench
 
-# $(call quiet,what,command): one line when it passes, everything it said when it fails.
-quiet = @if out=$$($(2) 2>&1); then echo "ok    $(1)"; else printf '%s\n' "$$out" "FAIL  $(1)"; exit 1; fi
+# $(call quiet,what,command): one line when it passes, everything it said when it fails; a recipe
+# that has called it ends with $(verdict), so that one run shows all that is wrong.
+quiet = @if out=$$($(2) 2>&1); then echo "ok    $(1)"; else printf '%s\n' "$$out" "FAIL  $(1)"; bad=1; fi
+verdict = @[[ -z $${bad:-} ]]
 
 .PHONY: help
 help: ## this list
@@ -40,8 +43,9 @@ check: .venv/.ready ## format, lint, types, import rules and the quick unit test
 	$(call quiet,types,$(BIN)/mypy)
 	$(call quiet,imports,$(BIN)/lint-imports)
 	$(call quiet,locks,$(BIN)/python scripts/check_locks.py)
-	$(call quiet,scripts,$(if $(shell command -v shellcheck),shellcheck .ci/run scripts/{lock,make-venv,render-chart} tests/e2e/cluster/{localkube,images},true))
+	$(call quiet,scripts,$(if $(shell command -v shellcheck),shellcheck $(SCRIPTS),true))
 	$(call quiet,unit tests,$(PYTEST) tests/unit -m "not slow")
+	$(verdict)
 
 .PHONY: e2e
 e2e: .venv/.ready ## the suite on a real Kubernetes: that of KUBECONFIG, or one node started for it (root)
@@ -71,6 +75,7 @@ clean: ## remove what these targets made inside the checkout
 
 .venv/.ready: .venv/.locked pyproject.toml
 	$(call quiet,everstep installed,$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .)
+	$(verdict)
 	@touch $@
 
 .venv/.locked: requirements/dev.txt

@@ -1,7 +1,5 @@
-"""Does each lock file hold what pyproject.toml asks for? Offline; `make lock` mends what it finds.
-
-    python scripts/check_locks.py
-"""
+#!/usr/bin/env python3
+"""Does each lock file hold what pyproject.toml asks for? Offline; `make lock` mends what it finds."""
 
 import sys
 import tomllib
@@ -28,8 +26,7 @@ def main() -> int:
         if requirement.name != project["name"]
         and not requirement.specifier.contains(locked(lock).get(key(requirement), "0"))
     ]
-    for line in missing:
-        print(line)
+    sys.stdout.writelines(f"{line}\n" for line in missing)
     return bool(missing)
 
 

@@ -5,6 +5,7 @@ It exits 0 if nothing was lost, no recorded step ran again and `everstep doctor`
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import signal
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from os.path import relpath
 from pathlib import Path
 
 from orders.app import checkout
@@ -47,9 +49,12 @@ def main() -> int:
     # A SIGTERM ends the demo as Ctrl-C does, through every `finally`; and both work in the background too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--data", type=Path, default=FOLDER, help="folder of the database")
+    folder = options.parse_args().data.absolute()
     try:
-        with database(FOLDER) as url:
-            return 0 if show(url) else 1
+        with database(folder) as url:
+            return 0 if show(url, folder) else 1
     except KeyboardInterrupt:
         console.print("\nstopped; nothing is left running")
         return 130
@@ -58,15 +63,17 @@ def main() -> int:
         return 1
 
 
-def show(url: str) -> bool:
+def show(url: str, folder: Path) -> bool:
     """The whole demo against an empty database. Returns whether all is well."""
     orders = {f"order-{order.number}": order for order in read_orders(FILE)}
-    ledger = FOLDER / "ledger.jsonl"
+    ledger = folder / "ledger.jsonl"
     ledger.unlink(missing_ok=True)
     migrate(url)
-    with workers(2, url, FOLDER, ledger) as fleet:
+    with workers(2, url, folder, ledger) as fleet:
         tally, rescue, seconds = asyncio.run(play(url, fleet, orders, ledger))
-    return conclude(url, tally, rescue, seconds)
+    well = conclude(url, tally, rescue, seconds)
+    where_next(folder)
+    return well
 
 
 def migrate(url: str) -> None:
@@ -184,7 +191,6 @@ def conclude(url: str, tally: Tally, rescue: Rescue, seconds: float) -> bool:
         console.print(
             "[green]Nothing was lost, no recorded step ran again, and doctor found nothing.[/]"
         )
-    where_next()
     return not problems
 
 
@@ -216,19 +222,27 @@ def say(what: str, text: str) -> None:
     console.print(f"[bold]{what:<10}[/] {text}")
 
 
-def where_next() -> None:
+def where_next(folder: Path) -> None:
+    """The database is stopped and kept; one command starts it again, and says how to ask it."""
+    command = relpath(Path(sys.executable).with_name("everstep"), HERE)
     console.print("\n[bold]Where to look next[/]")
-    for command, what in (
+    for line, what in (
+        (f"cd {relpath(HERE)}", ""),
         (
-            f"cd {HERE}; everstep dev orders.app:app --data {FOLDER}",
-            "start this database and a worker again",
+            f"{command} dev orders.app:app --data {relpath(folder, HERE)}",
+            "starts this database and a worker again, and prints the line to export; then, elsewhere:",
         ),
-        ("everstep workflow list --status failed", "the orders that failed, and why"),
-        ("everstep workflow steps order-10001", "what was recorded of one order"),
-        ("SELECT * FROM everstep.workflows", "the same in SQL; also everstep.steps"),
-        ("http://127.0.0.1:9464/metrics", "metrics, while a worker runs"),
+        (f"{command} workflow list --status failed", "the orders that failed, and why"),
+        (f"{command} workflow steps order-10001", "what was recorded of one order"),
+        (
+            'psql "$EVERSTEP_DATABASE_URL"',
+            "SELECT * FROM everstep.workflows; SELECT * FROM everstep.steps; docs/guides/sql.md has more",
+        ),
+        ("curl http://127.0.0.1:9464/metrics", "what Prometheus sees"),
     ):
-        console.print(f"  {command}\n      [dim]{what}[/]", soft_wrap=True)
+        console.print(f"  {line}", soft_wrap=True)
+        if what:
+            console.print(f"      [dim]{what}[/]", soft_wrap=True)
 
 
 if __name__ == "__main__":

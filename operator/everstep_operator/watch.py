@@ -54,7 +54,7 @@ def _watch_owned(
         reconciler.wake(meta["namespace"], meta["labels"][names.LABEL_APP])
 
 
-def configuration(settings: Settings) -> kopf.OperatorSettings:
+def configuration() -> kopf.OperatorSettings:
     """A kopf that watches and does nothing else."""
     config = kopf.OperatorSettings()
     config.posting.enabled = False
@@ -71,7 +71,7 @@ async def watch(reconciler: Reconciler, settings: Settings) -> None:
     """Until a signal or cancellation."""
     await kopf.operator(
         registry=registry(reconciler),
-        settings=configuration(settings),
+        settings=configuration(),
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,

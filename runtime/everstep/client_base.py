@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from everstep.app import MAX_PAYLOAD
 from everstep.codec import Payload
+from everstep.errors import UsageError
 from everstep.handle import Handle
 from everstep.outcomes import Outcomes
 from everstep.settings import checked_schema
@@ -20,7 +21,6 @@ from everstep.store.messages import Messages
 from everstep.store.models import Start, Started
 from everstep.store.runs import CLAIM_TIMEOUT_SECONDS
 from everstep.store.workflows import Eager, Workflows
-
 
 if TYPE_CHECKING:
     from everstep.client import Client
@@ -89,9 +89,13 @@ class ClientBase:
         self._tasks = [asyncio.create_task(loop) for loop in loops]
 
     async def close(self) -> None:
+        await self._notifier.finish()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        closed = UsageError("this client is closed: use it inside its `async with` block")
+        self._starter.close(closed)
+        self.outcomes.close(closed)
         for link in (self._start_link, self._ask_link, self._notify_link):
             await link.close()
 

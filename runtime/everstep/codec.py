@@ -171,7 +171,7 @@ def _encode(value: Any, place: str, limit: int, order: Order) -> bytes:
             f"{place}: the payload is {len(body):,} bytes, the limit is {limit:,}. "
             f"Store large values elsewhere and pass a reference, or raise max_payload on the App."
         )
-    if b"null" in body and _has_non_finite(value):
+    if b"null" in body and _has_non_finite(msgspec.to_builtins(value, enc_hook=_to_json)):
         raise PayloadError(
             f"{place}: {_brief(value)} holds NaN or infinity, which JSON cannot express"
         )
@@ -197,17 +197,12 @@ def _from_json(annotation: type, value: Any) -> Any:
 
 
 def _has_non_finite(value: Any) -> bool:
+    """Of a value in its builtin form."""
     if isinstance(value, float):
         return not math.isfinite(value)
-    if isinstance(value, (str, bytes, int)) or value is None:
-        return False
     if isinstance(value, dict):
         return any(_has_non_finite(item) for item in value.values())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return any(_has_non_finite(item) for item in value)
-    if isinstance(value, msgspec.Struct):
-        return any(_has_non_finite(getattr(value, name)) for name in value.__struct_fields__)
-    return any(_has_non_finite(item) for item in getattr(value, "__dict__", {}).values())
+    return isinstance(value, (list, tuple)) and any(map(_has_non_finite, value))
 
 
 def _same_json(value: Any, decoded: Any) -> bool:

@@ -22,8 +22,12 @@ from everstep.store.models import Checkpoint, CheckpointKind, Seen, Start
 class Recorder(Protocol):
     """Takes checkpoints and parks into the next group commit, which acknowledges them.
 
-    `held`: whether the worker's lease still holds, by its own clock.
+    `held`: whether the worker's lease still holds, by its own clock. `leaving`: the worker drains, and no new
+    effect begins; `left` is set when it has gone.
     """
+
+    leaving: bool
+    left: asyncio.Event
 
     def checkpoint(
         self, execution: Execution, row: Checkpoint, child: Start | None = None
@@ -89,6 +93,7 @@ class Execution:
     broken: Exception | None = None
     pending: Acknowledgement | None = None
     steps_running: int = 0
+    retries_waiting: int = 0
     moves: int = 0
     branches: int = 0
     waits: dict[tuple[str, int], Wait] = field(default_factory=dict)
@@ -108,7 +113,8 @@ class Execution:
         if row is not None and (row.kind != kind or row.name != name):
             where = str(position[1]) if not position[0] else f"{position[0]}:{position[1]}"
             expected = f"{CheckpointKind(row.kind).name.lower()} {row.name}"
-            self.broken = NonDeterminismError(
+            # The first divergence is the one to tell.
+            self.broken = self.broken or NonDeterminismError(
                 self.id, where, expected, f"{kind.name.lower()} {name}"
             )
             raise self.broken
@@ -134,6 +140,8 @@ class Execution:
         pending = self.pending
         if pending is not None and pending.at is None:
             await pending.wait()
+        if self.recorder.leaving:
+            await self.recorder.left.wait()
         self.check()
 
     def check(self) -> None:

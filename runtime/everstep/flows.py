@@ -167,13 +167,13 @@ async def _attempt(execution: Execution, step: StepContext, call: Call) -> Any:
 
 
 async def _pause(execution: Execution, seconds: float) -> None:
-    # Counted as running: a workflow that parked now would try again only when it wakes.
-    execution.steps_running += 1
+    # Counted: a workflow that parked now would try again only when it wakes.
+    execution.retries_waiting += 1
     try:
         await asyncio.sleep(seconds)
     finally:
-        execution.steps_running -= 1
-    execution.check()
+        execution.retries_waiting -= 1
+    await execution.settle()
 
 
 def perform_in_thread(flow: Flow, execution: Execution, call: Call) -> Any:
@@ -186,14 +186,12 @@ def perform_in_thread(flow: Flow, execution: Execution, call: Call) -> Any:
             try:
                 match effect:
                     case Settle():
-                        if execution.pending is not None and execution.pending.at is None:
-                            asyncio.run_coroutine_threadsafe(execution.settle(), loop).result()
-                        execution.check()
+                        _settle_in_thread(execution)
                     case Attempt(step):
-                        result = _attempt_in_thread(step, call)
+                        result = _attempt_in_thread(execution, step, call)
                     case Pause(seconds):
                         time.sleep(seconds)
-                        execution.check()
+                        _settle_in_thread(execution)
                     case Record(row):
                         asyncio.run_coroutine_threadsafe(_record(execution, row), loop).result()
             except Exception as error:  # noqa: BLE001
@@ -204,16 +202,25 @@ def perform_in_thread(flow: Flow, execution: Execution, call: Call) -> Any:
         return stop.value
 
 
+def _settle_in_thread(execution: Execution) -> None:
+    pending = execution.pending
+    if (pending is not None and pending.at is None) or execution.recorder.leaving:
+        asyncio.run_coroutine_threadsafe(execution.settle(), execution.loop).result()
+    execution.check()
+
+
 async def _record(execution: Execution, row: Checkpoint) -> None:
     execution.record(row)
 
 
-def _attempt_in_thread(step: StepContext, call: Call) -> Any:
+def _attempt_in_thread(execution: Execution, step: StepContext, call: Call) -> Any:
     branch_token = current_branch.set(None)
     step_token = current_step.set(step)
+    execution.steps_running += 1
     try:
         return call(step)
     finally:
+        execution.steps_running -= 1
         current_step.reset(step_token)
         current_branch.reset(branch_token)
 

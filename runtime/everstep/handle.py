@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+_MOMENT_SECONDS = 0.02
+
 
 class Handle(Generic[R]):
     """A workflow that was started, here or elsewhere. `created`: this call started it."""
@@ -36,6 +39,7 @@ class Handle(Generic[R]):
     ) -> None:
         self.id = workflow_id
         self.created = created
+        self._made = time.monotonic()
         self._client = client
         self._payload = payload
 
@@ -70,13 +74,12 @@ class Handle(Generic[R]):
         return cast(R, await found)
 
     async def _outcome(self) -> Outcome:
-        # What this call started is known to exist: no need to ask.
+        # What this call started is known to exist, and has not finished in the very next moment.
         client = self._client
-        return await (
-            client.outcomes.wait(self.id, look_now=False)
-            if self.created
-            else client.outcome(self.id)
-        )
+        if not self.created:
+            return await client.outcome(self.id)
+        just_now = time.monotonic() - self._made < _MOMENT_SECONDS
+        return await client.outcomes.wait(self.id, look_now=not just_now)
 
     async def info(self) -> WorkflowInfo:
         """Where the workflow stands. Raises UnknownWorkflowError if it does not exist."""

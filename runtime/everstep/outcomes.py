@@ -7,7 +7,7 @@ import random
 import time
 from collections import defaultdict
 
-from everstep.store.connection import Link, Passing
+from everstep.store.connection import CommittedLocally, Link, Passing
 from everstep.store.models import Outcome
 from everstep.store.workflows import Workflows
 
@@ -25,9 +25,12 @@ class Outcomes:
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._closed: Exception | None = None
 
     async def wait(self, workflow_id: str, *, look_now: bool = True) -> Outcome:
         """The outcome, as soon as there is one. Wrap in asyncio.timeout to wait no longer than that."""
+        if self._closed is not None:
+            raise self._closed
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._waiters[workflow_id].append(future)
         self._wake.set()
@@ -53,6 +56,17 @@ class Outcomes:
             if not future.done():
                 future.set_result(outcome)
 
+    def close(self, error: Exception) -> None:
+        """Nobody polls any more: whoever waits, and whoever asks later, gets this error."""
+        self._closed = error
+        self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        for futures in self._waiters.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+
     async def run(self) -> None:
         """Poll for ever, as long as somebody waits: ever more slowly, at once after a hint."""
         low, high = POLL_SECONDS
@@ -73,15 +87,20 @@ class Outcomes:
             began = time.perf_counter()
             if await self._poll():
                 pause = low
-            # However many wait and however often they are hurried: one part asking, nine parts pause.
-            await asyncio.sleep(9 * (time.perf_counter() - began))
+            # However many wait and however often they are hurried: one part asking, nine parts pause. With a
+            # limit: an event loop blocked meanwhile makes the question look long.
+            await asyncio.sleep(min(9 * (time.perf_counter() - began), high))
 
     async def _poll(self) -> int:
         ids = list(self._waiters)[:MAX_IDS]
         try:
             found = await self._link.call(lambda c: self._workflows.outcomes(c, ids))
-        except Passing:
+        except (Passing, CommittedLocally):
             await asyncio.sleep(0.1)
+            return 0
+        except Exception as error:  # noqa: BLE001
+            # Asking again would not help: whoever waits should know, rather than wait for ever.
+            self._give_up(error)
             return 0
         for outcome in found:
             self.ended(outcome)

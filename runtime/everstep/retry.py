@@ -40,9 +40,16 @@ class Retry:
             return None
         if not isinstance(error, self.retry_on):
             return None
-        # The exponent is bounded: far beyond any max_interval, and short of a float overflow.
-        full = self.interval.total_seconds() * self.backoff ** min(attempt - 1, 60)
+        full = self.interval.total_seconds() * self._growth(attempt)
         return min(full, self.max_interval.total_seconds()) * (1 - self.jitter * chance)
 
+    def _growth(self, attempt: int) -> float:
+        try:
+            return self.backoff ** (attempt - 1)
+        except OverflowError:
+            return _BEYOND_ANY_INTERVAL
+
+
+_BEYOND_ANY_INTERVAL = 1e100
 
 NO_RETRY = Retry(max_attempts=1)

@@ -39,13 +39,24 @@ class Starter:
         self._queue: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._closed: Exception | None = None
+        self._flying: list[_Waiting] = []
 
     async def start(self, start: Start, eager: Eager | None = None) -> bool:
         """Start one workflow. Returns whether it is new; raises WorkflowConflictError if its id is another's."""
+        if self._closed is not None:
+            raise self._closed
         waiting = _Waiting(start, eager, self._loop.create_future())
         self._queue.append(waiting)
         self._arrived.set()
         return await waiting.done
+
+    def close(self, error: Exception) -> None:
+        """Nothing more is started: what still waits, and what comes later, gets this error."""
+        self._closed = error
+        for waiting in [*self._flying, *self._queue]:
+            _fail(waiting, error)
+        self._queue.clear()
 
     async def run(self) -> None:
         """Commit batches of starts for ever."""
@@ -53,7 +64,9 @@ class Starter:
             await self._arrived.wait()
             self._arrived.clear()
             while self._queue:
-                await self._flush(self._take())
+                self._flying = self._take()
+                await self._flush(self._flying)
+                self._flying = []
 
     def _take(self) -> list[_Waiting]:
         """The next batch: bounded, each id once, all eager or none."""

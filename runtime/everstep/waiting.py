@@ -88,4 +88,5 @@ async def _still(execution: Execution) -> bool:
         return True
     seen = execution.moves
     await asyncio.sleep(STILL_SECONDS)
-    return execution.steps_running == 0 and execution.moves == seen
+    busy = execution.steps_running or execution.retries_waiting
+    return not busy and execution.moves == seen

@@ -95,11 +95,12 @@ def cluster() -> Iterator[Cluster]:
 
 
 def load_images() -> None:
-    """Build the images and bring them to the nodes: EVERSTEP_E2E_LOAD names the command that does,
-    such as `kind load image-archive`; nothing to load where it is empty."""
-    archives = run(str(TOOLS / "images"), str(ARCHIVES), limit=_START_LIMIT).split()
+    """Build the images and bring them to the nodes. EVERSTEP_E2E_LOAD names the command that loads
+    an archive, such as `kind load image-archive`; empty: the nodes have the images already."""
     command = os.environ.get("EVERSTEP_E2E_LOAD", f"{TOOLS / 'localkube'} load")
-    for archive in archives if command else ():
+    if not command:
+        return
+    for archive in run(str(TOOLS / "images"), str(ARCHIVES), limit=_START_LIMIT).split():
         run(*shlex.split(command), archive)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psycopg
 import yaml
@@ -208,7 +208,7 @@ def _keep_targets(watch: "subprocess.Popen[str]", targets: Path) -> None:
     """Follow the watch to its end; each event rewrites the target file."""
     pods: dict[str, list[dict[str, Any]]] = {}
     assert watch.stdout
-    for event in _json_values(watch.stdout):
+    for event in map(json.loads, watch.stdout):  # one a line
         pod = event["object"]
         gone = event["type"] == "DELETED" or not pod["status"].get("podIP")
         pods[pod["metadata"]["uid"]] = [] if gone else _targets(pod)
@@ -228,18 +228,6 @@ def _targets(pod: dict[str, Any]) -> list[dict[str, Any]]:
         for port in container.get("ports", ())
         if port.get("name") in _SCRAPED_PORTS
     ]
-
-
-def _json_values(stream: IO[str]) -> Iterator[Any]:
-    """The JSON values that follow one another in a stream, each as soon as it is complete."""
-    decoder, text = json.JSONDecoder(), ""
-    for line in stream:
-        text += line
-        if not line.startswith("}"):
-            continue
-        value, _ = decoder.raw_decode(text)
-        text = ""
-        yield value
 
 
 def _ready(address: str) -> bool:

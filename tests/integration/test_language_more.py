@@ -192,7 +192,7 @@ async def test_a_start_in_sql(app: App, worker: StartWorker, client: Client, sql
         return f"{number} {note}"
 
     await worker()
-    chosen = sql.one("""SELECT everstep.start('%s', '{"number": 7}')""" % work.name)
+    chosen = sql.one("SELECT everstep.start(%s, %s)", [work.name, '{"number": 7}'])
     assert await client.handle(work, chosen).result(10) == "7 none"
     again = sql.one(
         "SELECT everstep.start(%s, %s, id => 'mine', priority => 0)",

@@ -118,7 +118,10 @@ async def test_a_statement_of_the_sampler_ends_at_its_time_limit(database, sql):
     with psycopg.connect(database) as migration:
         migration.execute("LOCK TABLE everstep.queue IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(Passing, match="statement timeout"):
-            await link.call(lambda c: MetricRows("everstep", timeout=0.1).gauge(c, Query.QUEUES))
+            async with asyncio.timeout(10):
+                await link.call(
+                    lambda c: MetricRows("everstep", timeout=0.1).gauge(c, Query.QUEUES)
+                )
     assert await link.call(lambda c: MetricRows("everstep").gauge(c, Query.QUEUES)) == []
     await link.close()
 

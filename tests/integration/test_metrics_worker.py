@@ -87,7 +87,7 @@ async def test_the_oldest_ready_workflow_is_seen_though_nobody_serves_its_queue(
     running = await worker(port=0)
     for n, priority in enumerate((2, 0, 1)):
         await client.start(add, n, id=f"old-{n}", queue="forgotten", priority=priority)
-    sql("UPDATE everstep.run SET ready_at = '2001-09-09 01:46:40+00' WHERE id = 'old-2'")
+    sql("UPDATE everstep.run SET ready_at = '2001-09-09 01:46:40+00' WHERE id = 'old-0'")
     sql("UPDATE everstep.queue SET paused = true WHERE name = 'default'")
     found = await sample_now(running)
     assert found["everstep_queue_oldest_ready_timestamp_seconds"] == {("forgotten",): 1_000_000_000}
@@ -109,6 +109,8 @@ async def test_one_pod_shows_the_global_metrics_and_another_takes_over_when_it_l
         assert first["everstep_metrics_ticket_held"] == {(): 1}
         assert second["everstep_metrics_ticket_held"] == {(): 0}
         assert not global_names & set(second)
+    assert leaving.tenure is not None
+    await leaving.tenure.sampler.run_once()  # a round that was still to come takes nothing back
     third = await sample_now(staying)
     assert third["everstep_metrics_ticket_held"] == {(): 1}
     assert global_names - {"everstep_queue_oldest_ready_timestamp_seconds"} <= set(third)
@@ -124,18 +126,18 @@ async def test_a_statement_that_fails_keeps_its_last_value_for_a_while_and_the_o
     running = await worker(port=0)
     assert running.tenure is not None
     before = await sample_now(running)
-    sql("ALTER TABLE everstep.version RENAME COLUMN state TO broken")
+    # From a thread: the lock may have to wait for a statement that this loop has under way.
+    await asyncio.to_thread(sql, "ALTER TABLE everstep.version RENAME COLUMN state TO broken")
     try:
         found = await sample_now(running)
     finally:
-        sql("ALTER TABLE everstep.version RENAME COLUMN broken TO state")
+        await asyncio.to_thread(sql, "ALTER TABLE everstep.version RENAME COLUMN broken TO state")
     assert found["everstep_workflows"] == before["everstep_workflows"]
     errors = found["everstep_metrics_query_errors_total"]
     assert errors[Query.OPEN,] >= 1
     assert errors[Query.WORKERS,] == 0
     success = "everstep_metrics_query_last_success_timestamp_seconds"
-    assert found[success][Query.OPEN,] == before[success][Query.OPEN,]
-    assert found[success][Query.WORKERS,] > before[success][Query.WORKERS,]
+    assert found[success][Query.OPEN,] < found[success][Query.WORKERS,]
     # What failed is older, and so disappears before the rest: four intervals after it was read.
     readings = running.metrics.snapshot.readings
     kept = SHOWN_INTERVALS * running.tenure.sampler.interval

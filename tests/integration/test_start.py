@@ -83,7 +83,7 @@ async def test_the_same_id_with_another_input_or_name_is_refused(app, client):
     await client.start(echo, 1, id="one")
     with pytest.raises(WorkflowConflictError, match=r"input.*\{\"x\":1\}, not \{\"x\":2\}"):
         await client.start(echo, 2, id="one")
-    with pytest.raises(WorkflowConflictError, match="'echo', not 'other'|echo.*other"):
+    with pytest.raises(WorkflowConflictError, match=r"is of workflow '.*echo', not '.*other'"):
         await client.start(other, 1, id="one")
 
 
@@ -93,7 +93,7 @@ async def test_inputs_that_differ_only_in_the_order_of_keys_are_the_same(app, cl
 
     letters = [chr(65 + n) for n in range(26)]
     await client.start(echo, {"a": 1, "b": 2}, set(letters), id="one")
-    again = await client.start(echo, {"b": 2, "a": 1}, set(reversed(letters)), id="one")
+    again = await client.start(echo, {"b": 2, "a": 1}, set(letters[::-1]), id="one")
     assert not again.created
 
 
@@ -162,7 +162,7 @@ async def test_wrong_options_are_named(app, client):
             await client.start(echo, 1, **options)
     with pytest.raises(UsageError, match="workflow"):
         await client.start(len, 1)
-    with pytest.raises(UsageError, match="positional|takes"):
+    with pytest.raises(UsageError, match="takes 1 positional"):
         await client.start(echo, 1, 2)
 
 
@@ -181,10 +181,7 @@ async def test_arguments_that_cannot_be_recorded_are_refused(app, client, sql):
 async def test_a_failed_workflow_tells_type_message_and_cause(app, client, worker):
     @app.workflow
     async def fails() -> None:
-        try:
-            raise KeyError("inner")
-        except KeyError as error:
-            raise ValueError("outer") from error
+        raise ValueError("outer") from KeyError("inner")
 
     await worker()
     handle = await client.start(fails)
@@ -205,7 +202,7 @@ async def test_waiting_for_a_result_can_end_earlier(app, client):
     async def nobody_runs_it() -> None: ...
 
     handle = await client.start(nobody_runs_it)
-    with pytest.raises(TimeoutError, match="has not finished within 0.05 s"):
+    with pytest.raises(TimeoutError, match=r"has not finished within 0\.05 s"):
         await handle.result(timeout=timedelta(milliseconds=50))
     with pytest.raises(UnknownWorkflowError, match="no workflow with id 'x'"):
         await client.handle(nobody_runs_it, "x").result(timeout=5)

@@ -49,7 +49,7 @@ async def test_mixing_colours_the_wrong_way_says_what_to_do(app, client, worker)
         async_step()
 
     await worker()
-    with pytest.raises(WorkflowError, match="everstep.run"):
+    with pytest.raises(WorkflowError, match=r"everstep\.run"):
         await (await client.start(blocks)).result(timeout=10)
     with pytest.raises(WorkflowError, match="async step"):
         await (await client.start(awaits)).result(timeout=10)

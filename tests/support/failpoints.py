@@ -34,7 +34,7 @@ def _stall_heartbeats(chance: float, seconds: float) -> None:
         return beat(self)
 
     HeartbeatConnection.beat = stalling  # type: ignore[method-assign]
-    Heartbeat.held = lambda self: True  # type: ignore[method-assign]
+    Heartbeat.held = lambda _: True  # type: ignore[method-assign]
 
 
 def _count_fenced(ledger: Ledger) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -83,7 +84,7 @@ class Fleet:
             for n in range(1, self.started + 1)
         )
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,6 +8,7 @@ comment is compared with what it prints.
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import inspect
 import io
@@ -19,16 +20,15 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg
+
+from everstep import App, Client, Settings, Worker
 from support.pages import TOP, Block, blocks
 from support.server import wheel_binaries
 from support.waiting import eventually_now
 
-from everstep import App, Client, Settings, Worker
-
-SERVERS = ("everstep dev", "everstep worker")
+SERVERS = re.compile(r"(\w+=\S+ )*everstep (dev|worker) ")
 """Commands that go on until they are stopped."""
 
 READY = re.compile(r"runs app|ready", re.IGNORECASE)
@@ -73,29 +73,34 @@ class PageRunner:
     async def _python(self, block: Block) -> None:
         if block.file:
             (self.folder / block.file).write_text(block.text)
-        code = compile(block.text, block.place, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         said = io.StringIO()
         if block.mark == "raises":
-            with contextlib.suppress(Exception):
-                await self._execute(code, said)
-                raise AssertionError(f"{block.place} raises nothing")
+            raised = None
+            try:
+                await self._execute(block, said)
+            except Exception as error:  # noqa: BLE001
+                raised = type(error).__name__
+            assert raised == block.remark, f"{block.place} raises {raised}"
             return
-        await self._execute(code, said)
-        assert said.getvalue().splitlines() == list(_promised(block.text)), block.place
+        await self._execute(block, said)
+        assert said.getvalue().splitlines() == list(_promised(block.text))
 
-    async def _execute(self, code: types.CodeType, said: io.StringIO) -> None:
+    async def _execute(self, block: Block, said: io.StringIO) -> None:
+        """Definitions first, so that the workers know them; then, beside the workers, what awaits."""
         names = self.module.__dict__
-        if not code.co_flags & inspect.CO_COROUTINE:
-            with contextlib.redirect_stdout(said):
-                exec(code, names)
-            return
+        definitions, rest = _split(block)
         async with contextlib.AsyncExitStack() as stack:
-            for app in {id(v): v for v in names.values() if isinstance(v, App)}.values():
-                settings = Settings(url=self.url, grace=2.0, lease_ttl=5.0)
-                await stack.enter_async_context(Worker(app, settings))
-            names["client"] = await stack.enter_async_context(Client.connect(self.url))
+            if rest is not None:
+                names["client"] = await stack.enter_async_context(Client.connect(self.url))
             with contextlib.redirect_stdout(said):
-                await eval(code, names)
+                exec(definitions, names)
+            if rest is not None:
+                for app in {id(v): v for v in names.values() if isinstance(v, App)}.values():
+                    settings = Settings(url=self.url, grace=2.0, lease_ttl=5.0)
+                    await stack.enter_async_context(Worker(app, settings))
+                with contextlib.redirect_stdout(said):
+                    async with asyncio.timeout(30):
+                        await eval(rest, names)
 
     # -- sql -------------------------------------------------------------------------------------
 
@@ -112,7 +117,7 @@ class PageRunner:
 
     def _shell(self, block: Block) -> None:
         for command, code in _commands(block.text):
-            if command.startswith(SERVERS):
+            if SERVERS.match(command):
                 self._serve(command)
             else:
                 self._command(command, code, block)
@@ -133,7 +138,7 @@ class PageRunner:
         log = self.folder / f"server-{len(self._servers)}.log"
         with log.open("wb") as sink:
             server = subprocess.Popen(
-                ["bash", "-c", f"exec {command}"],
+                ["bash", "-c", f"exec env {command}"],
                 cwd=self.folder, env=self._environment, stdout=sink, stderr=sink, start_new_session=True,
             )  # fmt: skip
         self._servers.append(server)
@@ -164,6 +169,20 @@ class PageRunner:
             "EVERSTEP_PORT": "0",
             "COLUMNS": "120",
         }
+
+
+def _split(block: Block) -> tuple[types.CodeType, types.CodeType | None]:
+    """The statements before the first that awaits, and the others if there are any."""
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    statements = compile(block.text, block.place, "exec", flags=flags | ast.PyCF_ONLY_AST).body
+
+    def code(part: list[ast.stmt]) -> types.CodeType:
+        return compile(ast.Module(part, type_ignores=[]), block.place, "exec", flags=flags)
+
+    for i, statement in enumerate(statements):
+        if code([statement]).co_flags & inspect.CO_COROUTINE:
+            return code(statements[:i]), code(statements[i:])
+    return code(statements), None
 
 
 def _promised(text: str) -> Iterator[str]:

@@ -45,12 +45,14 @@ class ImportFailedError(UsageError):
 
 _SENTENCE = re.compile(r"(?<=[.?!…)])\s+(?=[A-Z`])")
 _PASSWORD = re.compile(
-    r"(?<=://)([^:/@\s]*):[^@\s]*@|(\bpassword\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE
+    # In a URI (not the word "password" of an example), and as a keyword of a connection string.
+    r"(?<=://)([^:/@\s]*):(?!password@)\S*@|(\bpassword\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)",
+    re.IGNORECASE,
 )
 
 
-def report(error: BaseException) -> int:
-    """Tell standard error about an error. Returns the exit code."""
+def report(error: BaseException, called: str = "everstep") -> int:
+    """Tell standard error about an error of the command `called`. Returns the exit code."""
     match error:
         case click.exceptions.Exit():
             return error.exit_code
@@ -65,10 +67,10 @@ def report(error: BaseException) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return ExitCode.SUCCESS
         case _:
-            return _report_own(error)
+            return _report_own(error, called)
 
 
-def _report_own(error: BaseException) -> int:
+def _report_own(error: BaseException, called: str) -> int:
     code = exit_code(error)
     if code is ExitCode.FAULT:
         sys.stderr.write(printable("".join(traceback.format_exception(error))))
@@ -79,7 +81,10 @@ def _report_own(error: BaseException) -> int:
         return code
     if isinstance(error, ImportFailedError):
         sys.stderr.write(printable(error.frames))
-    _say(*what_and_remedy(error))
+    what, remedy = what_and_remedy(error)
+    if not remedy and isinstance(error, UsageError):
+        remedy = f"See `{called} --help`."
+    _say(what, remedy)
     return code
 
 

@@ -68,8 +68,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = everstep.main(args=given, prog_name="everstep", standalone_mode=False)
     except BaseException as error:  # noqa: BLE001
-        code = report(error)
+        code = report(error, called=_path(given))
     sys.exit(int(code) if isinstance(code, int) else ExitCode.SUCCESS)
+
+
+def _path(given: Sequence[str]) -> str:
+    """The command that was called, without what it was given: `everstep workflow start`."""
+    found: click.Command | None = everstep
+    words = ["everstep"]
+    for word in given:
+        if not isinstance(found, click.Group):
+            break
+        found = found.get_command(click.Context(found), word)
+        words += [word] if found else []
+    return " ".join(words)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,13 @@ class Committer:
         self._flying: Group | None = None
         self._arrived = asyncio.Event()
         self.closed = False
-        self.held: Callable[[], bool] = lambda: True
+        self.leaving = False
+        self.left = asyncio.Event()
+        self.lease: Callable[[], bool] = lambda: True
+
+    def held(self) -> bool:
+        """Whether this worker may write and begin effects, as far as it knows. Any thread may ask."""
+        return not self.closed and self.lease()
 
     def checkpoint(
         self, execution: Execution, row: Checkpoint, child: Start | None = None
@@ -162,6 +168,7 @@ class Committer:
     def close(self) -> None:
         """The lease is gone: nothing more is written, and whoever waits is fenced."""
         self.closed = True
+        self.left.set()
         for group in [*([self._flying] if self._flying else []), *self._groups]:
             _fence_all(group)
         self._groups.clear()

@@ -54,6 +54,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="everstep-heartbeat", daemon=True)
         self.deadline = boottime() + ttl
         self.last_tick = boottime()
+        self._still = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -107,11 +108,16 @@ class Heartbeat:
             self._stop.set()  # the loop is closed: the process is on its way out
 
     def _watch_loop(self) -> None:
+        """Once per beat: has the loop moved since the last one?
+
+        Beats are counted, not seconds: after a pause of the whole process this thread may be the first to wake.
+        """
         self._tell(self._tick)
-        still = boottime() - self.last_tick
-        if still > self._watchdog:
+        self._still += 1
+        if self._still * self._ttl / BEATS_PER_LEASE > self._watchdog:
+            seconds = boottime() - self.last_tick
             sys.stderr.write(
-                f"everstep: the event loop has not moved for {still:.0f} s; stacks follow\n"
+                f"everstep: the event loop has not moved for {seconds:.0f} s; stacks follow\n"
             )
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
             sys.stderr.flush()
@@ -119,3 +125,4 @@ class Heartbeat:
 
     def _tick(self) -> None:
         self.last_tick = boottime()
+        self._still = 0

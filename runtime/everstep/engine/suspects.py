@@ -47,5 +47,5 @@ class Suspects:
         while not condition() and not self._stopped():
             self._runner.freed.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.5):
+                async with asyncio.timeout(0.05):
                     await self._runner.freed.wait()

@@ -25,7 +25,7 @@ from everstep.engine.loops import run
 from everstep.engine.runner import Ended, Runner
 from everstep.engine.scheduler import Scheduler
 from everstep.engine.sweeper import Strays, Sweeper, Timers
-from everstep.errors import Cancelled
+from everstep.errors import Cancelled, DatabaseUnreachableError
 from everstep.metrics.local import LocalMetrics
 from everstep.metrics.sampler import Sampler
 from everstep.settings import UNVERSIONED, Settings
@@ -119,7 +119,7 @@ class Tenure:
             watchdog=settings.watchdog,
             listener=Listener(beaten=self._beaten, lost=self._lost),
         )
-        self.committer.held = self.heartbeat.held
+        self.committer.lease = self.heartbeat.held
         self.scheduler = Scheduler(
             self._link,
             list(app.schedules.values()),
@@ -184,6 +184,7 @@ class Tenure:
     async def drain(self) -> None:
         """Claim no more, let steps finish for the grace period, give the rest back, leave."""
         self.phase = Phase.DRAINING
+        self.committer.leaving = True
         grace = self._settings.grace
         try:
             async with asyncio.timeout(grace):
@@ -211,13 +212,13 @@ class Tenure:
                 await self._link.retry(self._workers.drop_tickets, give_up=self.lost.is_set)
                 await self._set_state(WorkerState.DEAD)
                 log.info("left: %d workflows given back", released)
-        except TimeoutError:
+        except (TimeoutError, DatabaseUnreachableError):
             log.warning("the database did not answer in time: what is left will be rescued")
         await self.abandon()
 
     async def _steps_done(self) -> None:
-        """Wait until no workflow is here, or those that are only wait between steps."""
-        while any(e.steps_running or e.plain for e in self.runner.executions.values()):
+        """Wait until no step is running; none begins any more."""
+        while any(e.steps_running for e in self.runner.executions.values()):
             self.runner.freed.clear()
             try:
                 async with asyncio.timeout(0.05):

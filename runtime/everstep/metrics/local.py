@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric as Family
 
 from everstep.engine.heartbeat import boottime
 from everstep.metrics import catalogue
 from everstep.metrics.catalogue import Metric
-from everstep.metrics.snapshot import EMPTY, Families, Snapshot
+from everstep.metrics.snapshot import EMPTY, Snapshot, rendered
 
 
 class LocalMetrics:
@@ -76,7 +76,7 @@ class LocalMetrics:
 
     def render(self) -> bytes:
         """The page at /metrics. Runs no SQL; any thread may call it."""
-        return generate_latest(Families(self._families())) + self.snapshot.text(boottime())
+        return rendered(self._families()) + self.snapshot.text(boottime())
 
     def _families(self) -> Iterable[Family]:
         for family in self._registry.collect():

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
-
-from prometheus_client.metrics_core import Metric as Family
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from everstep.engine.heartbeat import boottime
 from everstep.errors import DatabaseRefusedError, SchemaError
 from everstep.metrics import families
 from everstep.metrics.catalogue import Query
 from everstep.metrics.local import LocalMetrics
-from everstep.metrics.snapshot import EMPTY, Reading, Snapshot
+from everstep.metrics.snapshot import EMPTY, Reading, Snapshot, rendered
 from everstep.metrics.tally import Tally
 from everstep.store.connection import Connection, Link, Passing, RowRejected
-from everstep.store.metrics import FOLD_ROWS, MetricRows
+from everstep.store.metrics import FOLD_ROWS, STATEMENT_SECONDS, MetricRows, Total
 from everstep.store.workers import Workers
 
 log = logging.getLogger("everstep")
@@ -74,7 +72,9 @@ class Sampler:
                 return 0
             await self._fold()
             for query in Query:
-                await self._read(query)
+                # Whatever is slow must not cost the ticket: the rest has its turn in the next round.
+                if boottime() < asked + TICKET_SECONDS / 2:
+                    await self._read(query)
             self._metrics.names_merged(self._names.merged())
             # The ticket runs from before it was asked for: the database may have granted it that early.
             self._metrics.publish(Snapshot(asked + TICKET_SECONDS, dict(self._readings)))
@@ -99,16 +99,24 @@ class Sampler:
     async def _read(self, query: Query) -> None:
         if boottime() < self._rests.get(query, 0.0):
             return
-        found = await self._ask(query, lambda connection: self._families(query, connection))
-        if found is not None:
+        if query is Query.TOTALS:
+            totals = await self._ask(query, self._rows.totals)
+            text = None if totals is None else await asyncio.to_thread(self._totals, totals)
+        else:
+            rows = await self._ask(query, lambda connection: self._rows.gauge(connection, query))
+            text = None if rows is None else await asyncio.to_thread(self._gauges, query, rows)
+        if text is not None:
             until = boottime() + SHOWN_INTERVALS * self._interval_of(query)
-            self._readings[query] = Reading(found, until)
+            self._readings[query] = Reading(text, until)
 
-    async def _families(self, query: Query, connection: Connection) -> tuple[Family, ...]:
-        if query is not Query.TOTALS:
-            return families.gauges(query, await self._rows.gauge(connection, query), self._names)
-        self._tally.update(await self._rows.totals(connection))
-        return families.totals(self._tally.shown(), self._names)
+    # In a thread: thousands of series take tens of milliseconds, which the event loop is not to stand still for.
+
+    def _totals(self, rows: list[Total]) -> bytes:
+        self._tally.update(rows)
+        return rendered(families.totals(self._tally.shown(), self._names))
+
+    def _gauges(self, query: Query, rows: list[Mapping[str, Any]]) -> bytes:
+        return rendered(families.gauges(query, rows, self._names))
 
     async def _ask(
         self, statement: str, function: Callable[[Connection], Awaitable[T]]
@@ -130,8 +138,10 @@ class Sampler:
 
     def _rest(self, statement: str, seconds: float) -> None:
         """Let a slow statement wait until it has had its share; a quick one runs every round. A fold is no question."""
-        if seconds * SHARE > self.interval and statement != FOLD:
-            self._rests[statement] = boottime() + seconds * SHARE
+        # Postgres ends it at its time limit; what took longer was this process.
+        rest = min(seconds, STATEMENT_SECONDS) * SHARE
+        if rest > self.interval and statement != FOLD:
+            self._rests[statement] = boottime() + rest
 
     def _failed(self, statement: str, error: Exception) -> None:
         self._metrics.query_failed(statement)

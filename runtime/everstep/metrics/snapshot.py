@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import MappingProxyType
 
 from prometheus_client import generate_latest
@@ -17,9 +16,14 @@ from prometheus_client.metrics_core import Metric as Family
 from everstep.metrics.catalogue import Query
 
 
+def rendered(families: Iterable[Family]) -> bytes:
+    """Families in the text format."""
+    return generate_latest(_Families(families))
+
+
 @dataclass(frozen=True)
-class Families:
-    """Families as prometheus_client renders them: something that collects."""
+class _Families:
+    """What prometheus_client renders: something that collects."""
 
     families: Iterable[Family]
 
@@ -29,14 +33,10 @@ class Families:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one statement said. `until`: when it is too old to be shown (boottime)."""
+    """What one statement said, as it is exposed. `until`: when it is too old to be shown (boottime)."""
 
-    families: tuple[Family, ...]
+    text: bytes
     until: float
-
-    @cached_property
-    def text(self) -> bytes:
-        return generate_latest(Families(self.families))
 
 
 @dataclass(frozen=True)

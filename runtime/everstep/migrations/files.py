@@ -13,10 +13,14 @@ from everstep.errors import MigrationError
 
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql\Z")
 _OUTSIDE_TRANSACTION = re.compile(r"\A\s*--\s*everstep:\s*no-transaction\b")
-# Dollar quotes, quoted strings and names, comments: where a semicolon does not end a statement.
+# Where a semicolon does not end a statement: strings, quoted names, dollar quotes, comments. Words are tokens
+# too, because a dollar sign inside one begins no quote, and because of the bodies of BEGIN ATOMIC … END.
 _TOKEN = re.compile(
-    r"\$(?:[A-Za-z_]\w*)?\$|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|;", re.DOTALL
+    r"""[eE]'(?:[^'\\]|\\.|'')*'|(?P<word>[^\W\d][\w$]*)|(?P<dollar>\$(?:[^\W\d]\w*)?\$)"""
+    r"""|'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|(?P<comment>/\*)|(?P<end>;)""",
+    re.DOTALL,
 )
+_COMMENT_MARK = re.compile(r"/\*|\*/")
 
 
 class SqlSource(Protocol):
@@ -51,17 +55,41 @@ class Migration:
 def split_statements(text: str) -> list[str]:
     """SQL text cut at the semicolons that end statements."""
     found: list[str] = []
-    start = position = 0
+    start = position = depth = 0
+    before = ""
     while token := _TOKEN.search(text, position):
         position = token.end()
-        if token[0] == ";":
-            found.append(text[start:position].strip())
-            start = position
-        elif token[0].startswith("$"):
+        if token["dollar"]:
             closing = text.find(token[0], position)
             position = len(text) if closing < 0 else closing + len(token[0])
+        elif token["comment"]:
+            position = _end_of_comment(text, position)
+        elif token["word"]:
+            word = token[0].upper()
+            depth += _nesting(before, word, depth)
+            before = word
+        elif token["end"] and not depth:
+            found.append(text[start:position].strip())
+            start = position
     found.append(text[start:].strip())
     return [statement for statement in found if _says_something(statement)]
+
+
+def _nesting(before: str, word: str, depth: int) -> int:
+    """How a word changes the depth inside BEGIN ATOMIC … END, in which CASE … END may stand."""
+    if (before, word) == ("BEGIN", "ATOMIC"):
+        return 1
+    return {"CASE": 1, "END": -1}.get(word, 0) if depth else 0
+
+
+def _end_of_comment(text: str, position: int) -> int:
+    """Past the end of a block comment that was just opened; they nest."""
+    depth = 1
+    for mark in _COMMENT_MARK.finditer(text, position):
+        depth += 1 if mark[0] == "/*" else -1
+        if not depth:
+            return mark.end()
+    return len(text)
 
 
 def _says_something(statement: str) -> bool:

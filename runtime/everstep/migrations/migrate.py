@@ -53,10 +53,14 @@ def migrate(
     checked_schema(schema)
     own = [Migration(m.number, m.file, in_schema(m.text, schema)) for m in engine_migrations()]
     users = [] if folder is None else read_folder(folder)
-    with open_connection(url) as connection, _OnlyRunner(connection, schema, say):
-        _transaction(connection, [in_schema(_ledger(), schema)], "the ledger", say)
-        applied = _run(connection, schema, "engine", own, say)
-        applied += _run(connection, schema, "user", users, say)
+    try:
+        with open_connection(url) as connection, _OnlyRunner(connection, schema, say):
+            _transaction(connection, [in_schema(_ledger(), schema)], "the ledger", say)
+            applied = _run(connection, schema, "engine", own, say)
+            applied += _run(connection, schema, "user", users, say)
+    except psycopg.OperationalError as error:
+        # The server went away in the middle: nothing is left of a transactional file that was under way.
+        raise unreachable(url, error) from None
     return Migrated(engine=own[-1].number, applied=applied)
 
 

@@ -15,12 +15,13 @@ from enum import StrEnum
 import psycopg
 from psycopg import sql
 
-from everstep.errors import DatabaseUnreachableError
+from everstep.errors import DatabaseUnreachableError, EverstepError
 from everstep.store.connection import Connection, Link, Passing, connect
 
 log = logging.getLogger("everstep")
 
 COALESCE_SECONDS = 0.01
+FAREWELL_SECONDS = 2.0
 
 
 class Channel(StrEnum):
@@ -38,6 +39,7 @@ class Notifier:
         self._schema = schema
         self._due: set[Channel] = set()
         self._arrived = asyncio.Event()
+        self._sending = False
 
     def hint(self, channel: Channel) -> None:
         self._due.add(channel)
@@ -54,8 +56,21 @@ class Notifier:
 
     async def flush(self, due: set[Channel]) -> None:
         """Send hints now."""
+        self._sending = True
         with contextlib.suppress(Passing):
             await self._link.call(lambda connection: self._send(connection, due))
+        self._sending = False
+
+    async def finish(self) -> None:
+        """Send what is due before its sender leaves: a short-lived client's start is seen at once too.
+
+        A send under way comes to its end; cancelled while it connects, it would leave a session behind.
+        """
+        due, self._due = self._due, set()
+        if due or self._sending:
+            with contextlib.suppress(TimeoutError, EverstepError):
+                async with asyncio.timeout(FAREWELL_SECONDS):
+                    await self.flush(due)
 
     async def _send(self, connection: Connection, due: set[Channel]) -> None:
         names = [_name(self._schema, channel) for channel in sorted(due)]

@@ -10,6 +10,7 @@ from everstep.store.connection import Connection
 from everstep.store.statements import statements
 
 FOLD_ROWS = 20_000
+STATEMENT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Total:
 class MetricRows:
     """The statements of metrics.sql. `timeout`: seconds a statement may take on the server."""
 
-    def __init__(self, schema: str, *, timeout: float = 3.0) -> None:
+    def __init__(self, schema: str, *, timeout: float = STATEMENT_SECONDS) -> None:
         self._sql = statements(schema)
         self._limit = b"SET LOCAL statement_timeout = %d" % round(timeout * 1000)
 

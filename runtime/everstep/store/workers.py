@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import IntEnum
 from uuid import UUID
 
+import psycopg
+
 from everstep.store.connection import Connection
 from everstep.store.statements import statements
 
@@ -58,7 +60,12 @@ class Workers:
 
     async def adopt_routing(self, connection: Connection, version: str) -> None:
         """Make `version` current where no version ever was."""
-        await connection.execute(self._sql["adopt_routing"], {"version": version})
+        try:
+            await connection.execute(self._sql["adopt_routing"], {"version": version})
+        except psycopg.DatabaseError as error:
+            if error.sqlstate != "EV409":
+                raise
+            # Another worker was first.
 
     async def routing(self, connection: Connection) -> Routing:
         cursor = await connection.execute(self._sql["routing"])

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from everstep.metrics import families
 from everstep.metrics.catalogue import BOUNDS, CATALOGUE, Query, Scope, Type, of_query
 from everstep.metrics.local import LocalMetrics
-from everstep.metrics.snapshot import Reading
+from everstep.metrics.snapshot import rendered
 from everstep.store.metrics import Total
 from everstep.store.statements import statements
 
@@ -93,7 +93,7 @@ def test_every_global_metric_has_its_labels_whatever_they_hold():
     made = [f for query, found in rows.items() for f in families.gauges(query, found, names)]
     made += families.totals(totals, names)
     assert all(family.samples for family in made)
-    text = Reading(tuple(made), until=1.0).text.decode()
+    text = rendered(made).decode()
     assert exposed_names(text) == {m.name for m in CATALOGUE if m.scope is Scope.GLOBAL}
     labels = {m.name.removesuffix("_total"): set(m.labels) for m in CATALOGUE}
     for family in text_string_to_metric_families(text):

@@ -1,7 +1,5 @@
 """What is shown of what SQL said: totals that only grow, a bounded number of series, values that grow old."""
 
-from prometheus_client.core import GaugeMetricFamily
-
 from everstep.metrics import families
 from everstep.metrics.catalogue import Query
 from everstep.metrics.snapshot import EMPTY, Reading, Snapshot
@@ -94,7 +92,7 @@ def test_names_beyond_the_budget_are_shown_together():
 
 
 def reading(name: str, until: float) -> Reading:
-    return Reading((GaugeMetricFamily(name, "Help.", value=1.0),), until)
+    return Reading(f"\n{name} 1.0\n".encode(), until)
 
 
 def test_a_reading_disappears_when_it_is_too_old_and_the_others_stay():

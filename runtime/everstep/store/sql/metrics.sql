@@ -24,9 +24,10 @@ SELECT coalesce(sum(deltas), 0)::bigint AS folded FROM s;
 SELECT kind, queue, name, outcome, bucket, n, seconds FROM everstep.metric_total;
 
 -- name: metrics_open
--- One pass over open work. A declared queue and a live version show 0 when they are empty.
+-- One pass over open work for both its metrics: each adds up the rows over the labels it does not have.
+-- A declared queue and a live version show 0 when they are empty.
 SELECT r.queue, everstep.status_word(0::smallint, r.state, NULL) AS status, r.version, count(*)::float8 AS value
-  FROM everstep.run r GROUP BY GROUPING SETS ((r.queue, r.state), (r.version))
+  FROM everstep.run r GROUP BY r.queue, r.state, r.version
 UNION ALL
 SELECT q.name, s.status, NULL, 0 FROM everstep.queue q, unnest(ARRAY['queued', 'running', 'waiting']) AS s(status)
 UNION ALL

@@ -1,11 +1,13 @@
 -- A worker's own row, its lease, tickets and versions.
 
 -- name: register
+-- Repeated after a lost reply, it is the same registration.
 WITH v AS (
     INSERT INTO everstep.version (version, created_at) VALUES (%(version)s, everstep.clock())
     ON CONFLICT DO NOTHING)
 INSERT INTO everstep.worker (id, pod, version, state, slots, started_at, lease_until)
 VALUES (%(me)s, %(pod)s, %(version)s, 1, %(slots)s, everstep.clock(), everstep.clock() + make_interval(secs => %(ttl)s))
+ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until
 RETURNING everstep.clock() AS at;
 
 -- name: adopt_routing

@@ -1,0 +1,288 @@
+"""The protocol is held by these checks, and each check is held by a mutant of the protocol that it kills.
+
+A check asks the real statements, and fails with AssertionError where they break the rule it is named after. For
+every mutant, one statement is changed as a mistake would change it, and the named check must fail then.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Awaitable, Callable
+
+import pytest
+from support.database import fresh_database
+from support.protocol import queue, two_workers
+from support.races import Rewrite, race_late_checkpoints
+from support.server import Server
+
+Check = Callable[[str, Rewrite], Awaitable[None]]
+
+
+async def an_old_epoch_records_nothing(url: str, rewrite: Rewrite) -> None:
+    """The same worker, released and claimed anew: what it began before is void."""
+    async with two_workers(url, rewrite) as (one, _):
+        (old,) = await one.claim()
+        await one.release()
+        (new,) = await one.claim()
+        assert new.epoch == old.epoch + 2
+        assert (await one.record("w", old.epoch)).leftovers == ["w"]
+        assert await one.execute("SELECT count(*) FROM everstep.checkpoint") == 0
+        assert (await one.record("w", new.epoch)).leftovers == []
+
+
+async def another_worker_at_the_same_epoch_records_nothing(url: str, rewrite: Rewrite) -> None:
+    """After a failover that lost commits, epochs may repeat; the worker's uuid does not."""
+    async with two_workers(url, rewrite) as (one, two):
+        (claimed,) = await one.claim()
+        assert (await two.record("w", claimed.epoch)).leftovers == ["w"]
+        assert await one.execute("SELECT count(*) FROM everstep.checkpoint") == 0
+
+
+async def an_old_epoch_finishes_nothing(url: str, rewrite: Rewrite) -> None:
+    async with two_workers(url, rewrite) as (one, _):
+        (old,) = await one.claim()
+        await one.release()
+        await one.claim()
+        assert (await one.finish("w", old.epoch)).leftovers == ["w"]
+        assert await one.execute("SELECT status FROM everstep.workflow") == 0
+        assert await one.execute("SELECT count(*) FROM everstep.run") == 1
+
+
+async def an_old_epoch_parks_nothing(url: str, rewrite: Rewrite) -> None:
+    async with two_workers(url, rewrite) as (one, _):
+        (old,) = await one.claim()
+        await one.release()
+        await one.claim()
+        assert (await one.park("w", old.epoch)).leftovers == ["w"]
+        assert await one.execute("SELECT state FROM everstep.run") == 2
+
+
+async def a_checkpoint_is_never_overwritten(url: str, rewrite: Rewrite) -> None:
+    """Not even by its owner: the first outcome stands."""
+    async with two_workers(url, rewrite) as (one, _):
+        (claimed,) = await one.claim()
+        await one.record("w", claimed.epoch, output=b"1")
+        await one.record("w", claimed.epoch, output=b"2")
+        assert await one.execute("SELECT output FROM everstep.checkpoint") == b"1"
+
+
+async def a_workflow_that_finished_is_gone_from_the_hot_table(url: str, rewrite: Rewrite) -> None:
+    async with two_workers(url, rewrite) as (one, two):
+        (claimed,) = await one.claim()
+        assert (await one.record("w", claimed.epoch, done=True)).leftovers == []
+        assert await two.claim() == []
+        assert await two.rescue() == 0
+        assert await one.execute("SELECT count(*) FROM everstep.run") == 0
+
+
+async def what_a_dead_worker_held_is_rescued_whenever_it_died(url: str, rewrite: Rewrite) -> None:
+    """Level-triggered: long dead, and with its row already gone."""
+    async with two_workers(url, rewrite) as (one, two):
+        await queue(one, "x")
+        await one.claim(1)
+        await one.execute(
+            "UPDATE everstep.worker SET state = 3, lease_until = now() - interval '1 hour' WHERE id = %s",
+            one.me,
+        )
+        assert await two.rescue() == 1
+        await one.execute("UPDATE everstep.worker SET state = 1 WHERE id = %s", one.me)
+        assert len(await one.claim(1)) == 1
+        await one.execute("DELETE FROM everstep.worker WHERE id = %s", one.me)
+        assert await two.rescue() == 1
+
+
+async def what_a_live_worker_holds_is_left_alone(url: str, rewrite: Rewrite) -> None:
+    """Draining is alive."""
+    async with two_workers(url, rewrite) as (one, two):
+        await one.claim()
+        assert await two.rescue() == 0
+        await one.execute("UPDATE everstep.worker SET state = 2 WHERE id = %s", one.me)
+        assert await two.rescue() == 0
+
+
+async def only_a_crash_without_progress_counts_up(url: str, rewrite: Rewrite) -> None:
+    async with two_workers(url, rewrite) as (one, two):
+        crashes = []
+        for step in (0, 0, 1, 0):
+            await one.execute("UPDATE everstep.worker SET state = 1 WHERE id = %s", one.me)
+            claims = await one.claim()
+            assert [claimed.id for claimed in claims] == ["w"]
+            if step:
+                await one.record("w", claims[0].epoch)
+            await one.execute("UPDATE everstep.worker SET state = 3 WHERE id = %s", one.me)
+            await two.rescue()
+            crashes.append(await one.execute("SELECT crashes FROM everstep.run"))
+        assert crashes == [1, 2, 1, 2]
+
+
+async def a_release_is_no_crash(url: str, rewrite: Rewrite) -> None:
+    async with two_workers(url, rewrite) as (one, _):
+        await one.claim()
+        assert await one.release() == 1
+        assert await one.execute("SELECT crashes FROM everstep.run") == 0
+
+
+async def a_sleeper_is_not_woken_before_its_time(url: str, rewrite: Rewrite) -> None:
+    async with two_workers(url, rewrite) as (one, _):
+        (claimed,) = await one.claim()
+        assert (await one.park("w", claimed.epoch)).leftovers == []
+        assert await one.wake_due() == 0
+        await one.execute("UPDATE everstep.run SET wake_at = now()")
+        assert await one.wake_due() == 1
+        assert len(await one.claim()) == 1
+
+
+async def a_pinned_workflow_is_claimed_by_its_version_only(url: str, rewrite: Rewrite) -> None:
+    async with two_workers(url, rewrite) as (one, _):
+        await queue(one, "pinned", version="v0")
+        assert [claimed.id for claimed in await one.claim()] == ["w"]
+
+
+async def a_worker_that_is_leaving_claims_nothing(url: str, rewrite: Rewrite) -> None:
+    async with two_workers(url, rewrite) as (one, _):
+        await one.execute("UPDATE everstep.worker SET state = 2 WHERE id = %s", one.me)
+        assert await one.claim() == []
+        assert await one.execute("SELECT state FROM everstep.run") == 1
+
+
+async def a_late_checkpoint_loses_against_the_rescue(url: str, rewrite: Rewrite) -> None:
+    tally = await race_late_checkpoints(url, 1_000, random.Random(1), rewrite)
+    assert tally.late == []
+
+
+CHECKS: list[Check] = [
+    an_old_epoch_records_nothing,
+    another_worker_at_the_same_epoch_records_nothing,
+    an_old_epoch_finishes_nothing,
+    an_old_epoch_parks_nothing,
+    a_checkpoint_is_never_overwritten,
+    a_workflow_that_finished_is_gone_from_the_hot_table,
+    what_a_dead_worker_held_is_rescued_whenever_it_died,
+    what_a_live_worker_holds_is_left_alone,
+    only_a_crash_without_progress_counts_up,
+    a_release_is_no_crash,
+    a_sleeper_is_not_woken_before_its_time,
+    a_pinned_workflow_is_claimed_by_its_version_only,
+    a_worker_that_is_leaving_claims_nothing,
+]
+
+# Mutant: the statement, what in it becomes what (a regular expression), and the check that kills it.
+MUTANTS: dict[str, tuple[str, str, str, Check]] = {
+    "no lock": (
+        "commit",
+        r"FOR NO KEY UPDATE( OF \w+)?( SKIP LOCKED)?",
+        "",
+        a_late_checkpoint_loses_against_the_rescue,
+    ),
+    "no epoch for checkpoints": (
+        "commit",
+        r"ON c\.id = f\.id AND c\.epoch = f\.epoch",
+        "ON c.id = f.id",
+        an_old_epoch_records_nothing,
+    ),
+    "no epoch for endings": (
+        "commit",
+        r"ON d\.id = f\.id AND d\.epoch = f\.epoch",
+        "ON d.id = f.id",
+        an_old_epoch_finishes_nothing,
+    ),
+    "no epoch for parks": (
+        "commit",
+        r"ON p\.id = f\.id AND p\.epoch = f\.epoch",
+        "ON p.id = f.id",
+        an_old_epoch_parks_nothing,
+    ),
+    "epoch only": (
+        "commit",
+        r"AND r\.worker_id = %\(me\)s",
+        "",
+        another_worker_at_the_same_epoch_records_nothing,
+    ),
+    "checkpoints overwritten": (
+        "commit",
+        r"DO NOTHING RETURNING workflow_id, branch, seq",
+        "DO UPDATE SET output = excluded.output RETURNING workflow_id, branch, seq",
+        a_checkpoint_is_never_overwritten,
+    ),
+    "release keeps the epoch": (
+        "release",
+        r"epoch = r\.epoch \+ 1",
+        "epoch = r.epoch",
+        an_old_epoch_records_nothing,
+    ),
+    "claim keeps the epoch": (
+        "claim",
+        r"epoch = r\.epoch \+ 1",
+        "epoch = r.epoch",
+        an_old_epoch_records_nothing,
+    ),
+    "edge-triggered rescue": (
+        "rescue",
+        r"k\.id = r\.worker_id AND k\.state < 3",
+        "k.id = r.worker_id AND (k.state < 3 OR k.lease_until < everstep.clock() - interval '1 minute')",
+        what_a_dead_worker_held_is_rescued_whenever_it_died,
+    ),
+    "rescue needs the row of the dead": (
+        "rescue",
+        r"NOT EXISTS \(\s*SELECT FROM everstep\.worker k WHERE k\.id = r\.worker_id AND k\.state < 3\)",
+        "EXISTS (SELECT FROM everstep.worker k WHERE k.id = r.worker_id AND k.state = 3)",
+        what_a_dead_worker_held_is_rescued_whenever_it_died,
+    ),
+    "draining counts as dead": (
+        "rescue",
+        r"k\.state < 3",
+        "k.state < 2",
+        what_a_live_worker_holds_is_left_alone,
+    ),
+    "progress forgotten": (
+        "rescue",
+        r"CASE WHEN s\.progress > r\.progress THEN 1 ELSE r\.crashes \+ 1 END",
+        "r.crashes + 1",
+        only_a_crash_without_progress_counts_up,
+    ),
+    "release counts as a crash": (
+        "release",
+        r"ready_at = everstep\.clock\(\)",
+        "ready_at = everstep.clock(), crashes = r.crashes + 1",
+        a_release_is_no_crash,
+    ),
+    "timers always due": (
+        "wake_due",
+        r"AND r\.wake_at <= everstep\.clock\(\)",
+        "",
+        a_sleeper_is_not_woken_before_its_time,
+    ),
+    "claims of any version": (
+        "claim",
+        r"AND \(r\.version = %\(version\)s OR .*?END\)",
+        "",
+        a_pinned_workflow_is_claimed_by_its_version_only,
+    ),
+    "claims while leaving": (
+        "claim",
+        r"AND k\.state = 1",
+        "",
+        a_worker_that_is_leaving_claims_nothing,
+    ),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+async def test_the_protocol_keeps_its_rule(postgres: Server, check: Check):
+    with fresh_database(postgres) as name:
+        await check(postgres.url(name), lambda sql: sql)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+async def test_a_mutant_is_killed_by_its_check(postgres: Server, mutant: str):
+    statement, pattern, replacement, check = MUTANTS[mutant]
+
+    def rewrite(sql: dict[str, bytes]) -> dict[str, bytes]:
+        text, times = re.subn(pattern, replacement, sql[statement].decode(), flags=re.DOTALL)
+        assert times >= 1, f"the statement {statement} no longer has what this mutant changes"
+        return {**sql, statement: text.encode()}
+
+    with fresh_database(postgres) as name, pytest.raises(AssertionError) as killed:
+        await check(postgres.url(name), rewrite)
+    assert "no longer has" not in str(killed.value)

@@ -1,0 +1,121 @@
+"""The protocol's statements spoken directly, two workers against one database: what each check needs to say."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from everstep.codec import JSON
+from everstep.store.connection import Connection, connect
+from everstep.store.models import CheckpointKind, Claimed, CommitBatch, Committed, Ending, Lane
+from everstep.store.runs import Runs
+from support.races import Rewrite, rewrite_statements
+
+LANE = Lane("default", 1)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One worker's statements over one session."""
+
+    me: UUID
+    runs: Runs
+    session: Connection
+
+    async def claim(self, limit: int = 100) -> list[Claimed]:
+        return await self.runs.claim(
+            self.session, LANE, names=["w"], cursor="-infinity", limit=limit
+        )
+
+    async def record(
+        self, id_: str, epoch: int, *, seq: int = 1, output: bytes = b"1", done: bool = False
+    ) -> Committed:
+        """Commit a checkpoint, and with `done` the ending as well."""
+        batch = CommitBatch()
+        batch.c_id.append(id_)
+        batch.c_epoch.append(epoch)
+        batch.c_branch.append("")
+        batch.c_seq.append(seq)
+        batch.c_kind.append(CheckpointKind.STEP)
+        batch.c_name.append("step")
+        batch.c_attempts.append(1)
+        batch.c_codec.append(JSON)
+        batch.c_output.append(output)
+        batch.c_error.append(None)
+        batch.c_seconds.append(0.0)
+        if done:
+            add_ending(batch, id_, epoch)
+        return await self.runs.commit(self.session, batch)
+
+    async def finish(self, id_: str, epoch: int) -> Committed:
+        batch = CommitBatch()
+        add_ending(batch, id_, epoch)
+        return await self.runs.commit(self.session, batch)
+
+    async def park(self, id_: str, epoch: int, *, hours: int = 1) -> Committed:
+        at = await self.execute(f"SELECT everstep.clock() + interval '{hours} hours' AS at")
+        batch = CommitBatch()
+        batch.p_id.append(id_)
+        batch.p_epoch.append(epoch)
+        batch.p_wake_at.append(at)
+        batch.p_key.append("sleep")
+        return await self.runs.commit(self.session, batch)
+
+    async def release(self) -> int:
+        return await self.runs.release(self.session)
+
+    async def rescue(self) -> int:
+        return await self.runs.rescue(self.session)
+
+    async def wake_due(self) -> int:
+        return await self.runs.wake_due(self.session)
+
+    async def execute(self, query: str, *arguments: object) -> object:
+        """The first value of the first row, if there is one."""
+        cursor = await self.session.execute(query.encode(), arguments)
+        row = await cursor.fetchone() if cursor.description else None
+        return row[0] if row else None
+
+
+def add_ending(batch: CommitBatch, id_: str, epoch: int) -> None:
+    batch.d_id.append(id_)
+    batch.d_epoch.append(epoch)
+    batch.d_status.append(Ending.SUCCEEDED)
+    batch.d_output.append(b"1")
+    batch.d_error.append(None)
+
+
+@asynccontextmanager
+async def two_workers(url: str, rewrite: Rewrite) -> AsyncIterator[tuple[Speaker, Speaker]]:
+    """Two live workers of version v1, the current one, and one queued workflow `w`."""
+    async with await connect(url, "one") as one, await connect(url, "two") as two:
+        await one.execute("SELECT everstep.set_routing('v1', NULL, 0, NULL)")
+        speakers = [await _speaker(session, rewrite) for session in (one, two)]
+        await queue(speakers[0], "w")
+        yield speakers[0], speakers[1]
+
+
+async def queue(speaker: Speaker, id_: str, *, version: str | None = None) -> None:
+    await speaker.execute(
+        "WITH w AS (INSERT INTO everstep.workflow (id, name, queue, codec, input, created_at) "
+        "VALUES (%s, 'w', 'default', 1, '{}', now())) "
+        "INSERT INTO everstep.run (id, name, version, queue, state, ready_at) "
+        "VALUES (%s, 'w', %s, 'default', 1, now())",
+        id_,
+        id_,
+        version,
+    )
+
+
+async def _speaker(session: Connection, rewrite: Rewrite) -> Speaker:
+    me = uuid4()
+    await session.execute(
+        "INSERT INTO everstep.worker (id, pod, version, state, slots, started_at, lease_until) "
+        "VALUES (%s, 'test', 'v1', 1, 1, now(), now() + interval '1 hour')",
+        [me],
+    )
+    runs = Runs("everstep", me, "v1")
+    rewrite_statements(runs, rewrite)
+    return Speaker(me, runs, session)

@@ -1,0 +1,110 @@
+"""A proxy between a worker and Postgres that loses replies: the server has done it, the client never hears of it."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+READY_AND_IDLE = b"Z\x00\x00\x00\x05I"
+"""The server's last message after a statement in autocommit: it has committed."""
+
+
+class Proxy:
+    """Forwards bytes, a thread per connection.
+
+    Once a request matches `lose`, the server's reply to it is read to its end and thrown away, and the client's
+    connection is cut. `lost` holds the requests that this happened to.
+    """
+
+    def __init__(self, server_port: int) -> None:
+        self.lose: Callable[[bytes], bool] | None = None
+        self.lost: list[bytes] = []
+        self._server_port = server_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._clients: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+        self._spawn(self._accept)
+
+    def lose_reply_to(self, *words: bytes) -> None:
+        """Lose the next reply to a request that holds all of these words."""
+        self.lose = lambda request: all(word in request for word in words)
+
+    def cut(self) -> int:
+        """End every connection now. Returns how many there were."""
+        clients = list(self._clients)
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        return len(clients)
+
+    def close(self) -> None:
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        for thread in self._threads:
+            thread.join()
+
+    def _spawn(self, function: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=function, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._clients.add(client)
+            self._spawn(self._serve, client)
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            server = socket.create_connection(("127.0.0.1", self._server_port))
+            with client, server, contextlib.suppress(OSError):
+                self._forward(client, server)
+        finally:
+            self._clients.discard(client)
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        doomed = False
+        with selectors.DefaultSelector() as selector:
+            selector.register(client, selectors.EVENT_READ)
+            selector.register(server, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    data = key.fileobj.recv(1 << 20)  # type: ignore[union-attr]
+                    if not data:
+                        return
+                    if key.fileobj is client:
+                        doomed = doomed or self._is_to_be_lost(data)
+                        server.sendall(data)
+                    elif not doomed:
+                        client.sendall(data)
+                    elif READY_AND_IDLE in data:
+                        return
+
+    def _is_to_be_lost(self, request: bytes) -> bool:
+        if self.lose is None or not self.lose(request):
+            return False
+        self.lose = None
+        self.lost.append(request)
+        return True
+
+
+@contextmanager
+def proxy_to(port: int) -> Iterator[Proxy]:
+    """A proxy on a free port, for the time of a `with`."""
+    proxy = Proxy(port)
+    try:
+        yield proxy
+    finally:
+        proxy.close()

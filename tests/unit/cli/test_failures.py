@@ -1,0 +1,92 @@
+"""Errors become two lines and a code; what is secret stays so."""
+
+from __future__ import annotations
+
+import pytest
+
+from everstep import (
+    DatabaseUnreachableError,
+    PayloadError,
+    SchemaError,
+    UnknownWorkflowError,
+    UsageError,
+    WorkflowCancelledError,
+)
+from everstep.cli.failures import exit_code, printable, report, what_and_remedy
+from everstep.errors import DatabaseRefusedError, Failure, MigrationError, WorkflowError
+
+# docs/reference/contract.md
+CODES = [
+    (RuntimeError("x"), 1),
+    (UsageError("x"), 2),
+    (PayloadError("x"), 2),
+    (UnknownWorkflowError("x"), 2),
+    (DatabaseUnreachableError("x"), 3),
+    (DatabaseRefusedError("x", "42501"), 3),
+    (SchemaError("x"), 4),
+    (MigrationError({"code": "MigrationFailed", "message": "x"}), 5),
+    (MigrationError({"code": "Dirty", "message": "x"}), 5),
+    (MigrationError({"code": "HistoryDiverged", "message": "x"}), 5),
+    (MigrationError({"code": "SchemaTooNew", "message": "x"}), 4),
+    (MigrationError({"code": "BadFiles", "message": "x"}), 2),
+    (WorkflowError("id", "name", Failure("T", "m")), 7),
+    (WorkflowCancelledError("x"), 7),
+    (TimeoutError("x"), 7),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), CODES)
+def test_each_kind_of_error_has_its_exit_code(error: Exception, code: int):
+    assert exit_code(error) == code
+
+
+def test_only_faults_of_everstep_itself_show_a_traceback(capsys):
+    assert report(RuntimeError("postgresql://u:secret@h/x is odd")) == 1
+    err = capsys.readouterr().err
+    assert "an error in everstep itself: RuntimeError" in err
+    assert "secret" not in err
+    assert report(UsageError("no such thing. Try another.")) == 2
+    assert capsys.readouterr().err == "error: no such thing.\n  Try another.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at postgresql://u:se@cret@h:5/x now", "at postgresql://u:***@h:5/x now"),
+        ("host=h password=secret user=u", "host=h password=*** user=u"),
+        ("host=h password='se cret' user=u", "host=h password=*** user=u"),
+        ("PASSWORD = secret", "PASSWORD = ***"),
+        ("as postgresql://user:password@host:5432/name", None),
+        ("postgresql://h/x", None),
+    ],
+)
+def test_passwords_are_never_printed(text: str, shown: str | None):
+    assert printable(text) == (text if shown is None else shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "remedy"),
+    [
+        ("it is 1.5 s late", "it is 1.5 s late", ""),
+        ("a.b is bad. Use c.d instead", "a.b is bad.", "Use c.d instead"),
+        ("too old. Run `everstep migrate`.", "too old.", "Run `everstep migrate`."),
+        ("one. Two. Three", "one. Two.", "Three"),
+    ],
+)
+def test_the_last_sentence_says_what_to_do(text: str, what: str, remedy: str):
+    assert what_and_remedy(UsageError(text)) == (what, remedy)
+
+
+def test_a_failed_migration_names_file_statement_and_sqlstate():
+    error = MigrationError(
+        {
+            "code": "MigrationFailed",
+            "file": "0002_x.sql",
+            "statement": 3,
+            "sqlstate": "42701",
+            "message": "column exists",
+            "remedy": "Put it right.",
+        }
+    )
+    what = "0002_x.sql, statement 3: column exists (SQLSTATE 42701)"
+    assert what_and_remedy(error) == (what, "Put it right.")

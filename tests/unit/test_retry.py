@@ -1,0 +1,66 @@
+"""When a failed step is tried again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everstep import Retry
+
+
+def test_the_waits_grow_up_to_their_limit():
+    retry = Retry(
+        max_attempts=10,
+        interval=timedelta(seconds=1),
+        backoff=2,
+        max_interval=timedelta(seconds=10),
+        jitter=0,
+    )
+    waits = [retry.delay_after(n, ValueError(), 0.5) for n in range(1, 11)]
+    assert waits == [1, 2, 4, 8, 10, 10, 10, 10, 10, None]
+
+
+@given(
+    attempt=st.integers(1, 10_000),
+    chance=st.floats(0, 1, exclude_max=True),
+    backoff=st.floats(1, 1e6),
+    jitter=st.floats(0, 1),
+)
+def test_no_wait_is_negative_or_longer_than_the_limit(attempt, chance, backoff, jitter):
+    retry = Retry(max_attempts=10_001, backoff=backoff, jitter=jitter)
+    delay = retry.delay_after(attempt, ValueError(), chance)
+    assert delay is not None
+    assert 0 <= delay <= retry.max_interval.total_seconds()
+
+
+def test_jitter_takes_away_up_to_its_fraction():
+    retry = Retry(interval=timedelta(seconds=8), jitter=0.25)
+    assert retry.delay_after(1, ValueError(), 0.0) == 8
+    assert retry.delay_after(1, ValueError(), 1.0) == 6
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [(TimeoutError(), True), (ConnectionRefusedError(), False), (ValueError(), False)],
+)
+def test_only_the_chosen_errors_are_tried_again(error, again):
+    retry = Retry(retry_on=(OSError,), give_up_on=(ConnectionError,))
+    assert (retry.delay_after(1, error, 0) is not None) is again
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_attempts": 0},
+        {"backoff": 0.5},
+        {"jitter": 1.5},
+        {"jitter": -0.1},
+        {"interval": timedelta(seconds=-1)},
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"at least 1|between 0 and 1"):
+        Retry(**wrong)
