@@ -93,7 +93,7 @@ async def test_inputs_that_differ_only_in_the_order_of_keys_are_the_same(app, cl
 
     letters = [chr(65 + n) for n in range(26)]
     await client.start(echo, {"a": 1, "b": 2}, set(letters), id="one")
-    again = await client.start(echo, {"b": 2, "a": 1}, set(letters[::-1]), id="one")
+    again = await client.start(echo, {"b": 2, "a": 1}, {*letters[::-1]}, id="one")
     assert not again.created
 
 
