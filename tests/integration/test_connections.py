@@ -25,6 +25,7 @@ from everstep import (
     WorkflowError,
 )
 from everstep.errors import DatabaseRefusedError
+from everstep.migrations.known import newest_known
 from everstep.store import runs
 from everstep.store.connection import Link, Passing, connect, pooled
 
@@ -150,7 +151,7 @@ async def test_a_schema_of_another_time_is_refused(database, app, sql):
         with pytest.raises(SchemaError, match=words):
             async with Client.connect(database):
                 pass
-    sql("UPDATE everstep.migration SET number = 1 WHERE origin = 'engine'")
+    sql("UPDATE everstep.migration SET number = %s WHERE number = 0", [newest_known()])
 
 
 async def test_a_missing_privilege_is_named(database, sql):
