@@ -112,6 +112,7 @@ async def test_a_role_without_privileges_is_told_what_to_grant(
         found = await databases.read(KEY, database, SCHEMA)
     finally:
         sql("REVOKE USAGE ON SCHEMA everstep FROM contract_nobody")
+        sql(f'ALTER DATABASE "{sql.one("SELECT current_database()")}" RESET role')
     assert isinstance(found, Unknown)
     assert found.reason == "InsufficientPrivilege"
     assert "grant" in found.message

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg import AsyncClientCursor
+
 from everstep.store.connection import Connection
 from everstep.store.statements import statements
 
@@ -35,7 +37,7 @@ class MetricRows:
 
     def __init__(self, schema: str, *, timeout: float = STATEMENT_SECONDS) -> None:
         self._sql = statements(schema)
-        self._limit = b"SET LOCAL statement_timeout = %d" % round(timeout * 1000)
+        self._limit = b"SET LOCAL statement_timeout = %d; " % round(timeout * 1000)
 
     async def fold(self, connection: Connection, limit: int = FOLD_ROWS) -> int:
         """Move up to `limit` deltas into the totals. Returns how many."""
@@ -56,6 +58,8 @@ class MetricRows:
     async def _within_limit(
         self, connection: Connection, statement: str, arguments: dict[str, object] | None = None
     ) -> Any:
-        async with connection.pipeline(), connection.transaction():
-            await connection.execute(self._limit)
-            return await connection.execute(self._sql[statement], arguments)
+        # One message, one transaction: a worker frozen in the middle of it holds no lock and no horizon.
+        cursor = AsyncClientCursor(connection, row_factory=connection.row_factory)
+        await cursor.execute(self._limit + self._sql[statement], arguments)
+        cursor.nextset()
+        return cursor
