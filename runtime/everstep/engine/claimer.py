@@ -151,7 +151,7 @@ class Claimer:
         newest = max((c.ready_at for c in claimed if c.ready_at is not None), default=None)
         if newest is not None:
             self._cursors.claimed(offer.queue, priority, newest)
-        offer.took(priority, until, newest if len(claimed) == limit else None)
+        offer.took(priority, until, newest, full=len(claimed) == limit)
         return len(claimed), bool(offer.heads)
 
     async def _claim(
