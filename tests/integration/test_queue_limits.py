@@ -96,8 +96,9 @@ async def test_workers_together_keep_a_limit(app, client, worker):
 
     for _ in range(3):
         await worker()
-    handles = [await client.start(work, n) for n in range(60)]
-    assert [await h.result(timeout=30) for h in handles] == list(range(60))
+    handles = await asyncio.gather(*[client.start(work, n) for n in range(60)])
+    results = await asyncio.gather(*[h.result(timeout=30) for h in handles])
+    assert results == list(range(60))
     assert most == 3
 
 
