@@ -26,7 +26,7 @@ ON_TIME = timedelta(minutes=1)
 MOST_CAUGHT_UP = 10_000
 """The largest number of missed ticks that a policy may ask for."""
 
-ROUND = 500
+ROUND = 2_000
 """Ticks of one schedule that one statement starts."""
 
 _CATCH_UP = re.compile(r"(skip|latest|all:([1-9][0-9]*))\Z")

@@ -57,7 +57,7 @@ class Claimer:
         self._announce = announce
         self._cursors = Cursors()
         self._round = 0
-        self._scarce: set[str] = set()
+        self._full: set[str] = set()
         self._soon: float | None = None
         self._suspects = Suspects(runner, self._claim_suspect, lambda: self.stopped)
         self._idle = asyncio.Lock()
@@ -74,7 +74,7 @@ class Claimer:
             looks = self._cursors.begin(self._queues)
             lanes = await self._link.call(lambda c: self._runs.lanes(c, looks))
             offered = list(offers(lanes))
-            self._scarce = {o.queue for o in offered if o.limited or o.worker_concurrency}
+            self._full.clear()
             self._soon = None
             claimed = await self._suspects.run_one(offered) + await self._serve(offered)
         low, high = POLL_SECONDS
@@ -98,8 +98,8 @@ class Claimer:
     # -- room ------------------------------------------------------------------------------------
 
     def _left(self, queue: str) -> None:
-        """A workflow has left this worker. Where only so many may run, the next one may begin."""
-        if queue not in self._scarce:
+        """A workflow has left this worker. Where no more could run, the next one may begin."""
+        if queue not in self._full:
             return
         self.hint()
         if self.stopped or len(self._runner.executions) > self._slots * 3 // 4:
@@ -132,7 +132,9 @@ class Claimer:
             share = -(-room // len(turns))
             offer = turns.popleft()
             limit = min(share, MAX_CLAIM, self._room_of(offer))
-            if limit > 0:
+            if limit <= 0:
+                self._full.add(offer.queue)
+            else:
                 claim = self._claim_limited if offer.limited else self._claim_lane
                 claimed, more = await claim(offer, limit)
                 total += claimed
@@ -151,7 +153,7 @@ class Claimer:
         newest = max((c.ready_at for c in claimed if c.ready_at is not None), default=None)
         if newest is not None:
             self._cursors.claimed(offer.queue, priority, newest)
-        offer.took(priority, until, newest if len(claimed) == limit else None)
+        offer.took(priority, until, newest, full=len(claimed) == limit)
         return len(claimed), bool(offer.heads)
 
     async def _claim(
@@ -199,8 +201,10 @@ class Claimer:
             self._cursors.claimed(offer.queue, priority, newest)
         if share.wait is not None:
             self._look_again(share.wait)
-        elif share.more and not share.claimed:
-            self._look_again(POLL_SECONDS[0])
+        elif len(share.claimed) < limit:
+            self._full.add(offer.queue)
+            if share.more and not share.claimed:
+                self._look_again(POLL_SECONDS[0])
         await self._begin(share.claimed)
         return len(share.claimed), len(share.claimed) == limit
 

@@ -75,7 +75,7 @@ class Offer:
     worker_concurrency: int | None
     heads: dict[int, datetime]
     suspects: list[int | None]
-    _slack: timedelta = field(default=SLACK, repr=False)
+    _empty: int = field(default=0, repr=False)
 
     def next(self) -> tuple[int, datetime | None] | None:
         """The priority whose oldest is due first, and until which `ready_at` it goes before the others."""
@@ -83,18 +83,23 @@ class Offer:
             return None
         due = sorted((head + AGEING * priority, priority) for priority, head in self.heads.items())
         (_, first), *others = due
-        return first, others[0][0] - AGEING * first + self._slack if others else None
+        return first, others[0][0] - AGEING * first + self._slack() if others else None
 
-    def took(self, priority: int, until: datetime | None, newest: datetime | None) -> None:
-        """A claim of that lane came back. `newest`: what it claimed last, if it claimed all it asked for."""
-        if newest is not None:
+    def took(
+        self, priority: int, until: datetime | None, newest: datetime | None, *, full: bool
+    ) -> None:
+        """A claim of that lane came back. `newest`: the last it claimed. `full`: as many as it asked for."""
+        self._empty = self._empty + 1 if newest is None else 0
+        if newest is not None and full:
             self.heads[priority] = newest
         elif until is None:
             del self.heads[priority]
         else:
-            # Nobody knows what comes next there. Lanes with few and old workflows are crossed in growing strides.
             self.heads[priority] = until
-            self._slack *= 2
+
+    def _slack(self) -> timedelta:
+        # Where claims find nothing (what is there is for other workers), lanes are crossed in growing strides.
+        return SLACK * (1 << max(0, self._empty - len(PRIORITIES)))
 
 
 def offers(lanes: Iterable[Lane]) -> Iterator[Offer]:

@@ -15,8 +15,8 @@ ALTER TABLE everstep.queue
     ADD COLUMN limited_since         timestamptz,       -- slots are given since then
     ADD COLUMN slotted               boolean NOT NULL DEFAULT false,
                                                         -- all that runs holds a slot: nothing older than the limit is left
-    ADD COLUMN lowered_from           integer,          -- what ran under a higher limit may still run
-    ADD COLUMN partition_lowered_from integer,
+    ADD COLUMN lowered_from           integer,          -- the highest slot in use when the limit was set below it
+    ADD COLUMN partition_lowered_from integer,          -- the most that ran of a partition, likewise
     ADD COLUMN tat                   timestamptz,       -- of the rate: when the bucket will be full again
     ADD COLUMN rotor                 text COLLATE "C" NOT NULL DEFAULT '',
                                                         -- the partition served last; '' is the one of those without
@@ -44,16 +44,15 @@ BEGIN
         NEW.slotted := false;
     END IF;
     IF TG_OP = 'UPDATE' THEN
-        NEW.lowered_from := CASE
-            WHEN NEW.max_running < coalesce(OLD.max_running, 2147483647)
-                THEN greatest(OLD.lowered_from, coalesce(OLD.max_running, 2147483647))
-            WHEN NEW.max_running IS NOT NULL THEN OLD.lowered_from END;
-        NEW.partition_lowered_from := CASE
-            WHEN NEW.partition_max_running < coalesce(OLD.partition_max_running, 2147483647)
-                THEN greatest(OLD.partition_lowered_from, coalesce(OLD.partition_max_running, 2147483647))
-            WHEN NEW.partition_max_running IS NOT NULL THEN OLD.partition_lowered_from END;
+        NEW.lowered_from := (
+            SELECT max(r.slot) FROM everstep.run r WHERE r.queue = NEW.name AND r.slot > NEW.max_running);
+        NEW.partition_lowered_from := (
+            SELECT max(p.n) FROM (SELECT count(*) AS n FROM everstep.run r
+                                   WHERE r.queue = NEW.name AND r.slot IS NOT NULL GROUP BY r.partition) p
+             WHERE p.n > NEW.partition_max_running);
         -- An empty bucket of the new rate at worst: a slow rate's debt would stop a quick one for long.
-        NEW.tat := least(OLD.tat, everstep.clock() + NEW.burst * NEW.rate_per / NEW.rate);
+        NEW.tat := CASE WHEN OLD.tat IS NOT NULL
+            THEN least(OLD.tat, everstep.clock() + NEW.burst * NEW.rate_per / NEW.rate) END;
         IF (OLD.partition_rate, OLD.partition_rate_per, OLD.partition_burst) IS DISTINCT FROM
            (NEW.partition_rate, NEW.partition_rate_per, NEW.partition_burst) THEN
             DELETE FROM everstep.queue_partition k WHERE k.queue = NEW.name;
