@@ -416,21 +416,36 @@ async def test_only_the_current_version_declares(sql, clock, scheduler):
     assert row(sql).every == HOUR
 
 
+def without() -> App:
+    return App("test")
+
+
+def frequent() -> App:
+    return hourly(every=timedelta(minutes=5))
+
+
+@pytest.mark.parametrize(
+    ("former", "current"), [(hourly, frequent), (hourly, without), (without, hourly)]
+)
 async def test_a_late_declaration_of_the_former_version_changes_nothing(
-    sql, clock, scheduler, monkeypatch
+    sql, clock, scheduler, monkeypatch, former, current
 ):
-    old, new = scheduler(hourly(), "v1"), scheduler(hourly(every=timedelta(minutes=5)), "v2")
+    old, new = scheduler(former(), "v1"), scheduler(current(), "v2")
     declare = Schedules.declare
+    in_force = "SELECT name, state, every FROM everstep.schedules"
+    declared = []
 
     async def late(self, *arguments, **options):
         monkeypatch.setattr(Schedules, "declare", declare)
         sql("SELECT everstep.set_routing('v2', NULL, 0, NULL)")
         await settle(new)
+        declared.extend(sql(in_force))
         return await declare(self, *arguments, **options)
 
     monkeypatch.setattr(Schedules, "declare", late)
     await settle(old)
-    assert row(sql).every == timedelta(minutes=5)
+    assert sql(in_force) == declared
+    assert len(declared) == len(current().schedules)
 
 
 async def test_a_declaration_that_waits_for_a_lock_gives_way_to_a_newer_one(
