@@ -11,6 +11,7 @@ from support.waiting import eventually
 
 import everstep
 from everstep import App
+from everstep.engine import claimer
 from everstep.store.fsck import fsck
 
 HOLD = {1: (0.1, 0.3), 10: (0.1, 0.3), 100: (0.5, 1.0)}
@@ -119,6 +120,23 @@ async def test_a_worker_runs_only_so_many_of_a_queue_at_a_time(app, client, work
     for handle in handles:
         await handle.result(timeout=30)
     assert most == 2
+
+
+@pytest.mark.parametrize("limits", [{"max_running": 1}, {"worker_concurrency": 1}], ids=str)
+async def test_a_workflow_that_ends_makes_way_for_the_next_at_once(
+    limits, app, worker, monkeypatch
+):
+    """Not with the next poll: there is none here."""
+    monkeypatch.setattr(claimer, "POLL_SECONDS", (60.0, 60.0))
+
+    @app.workflow(queue=app.queue("one", **limits))
+    async def work(number: int) -> int:
+        return number
+
+    one = await worker()
+    handles = await asyncio.gather(*[one.client.start(work, n) for n in range(5)])
+    results = await asyncio.gather(*[h.result(timeout=30) for h in handles])
+    assert results == list(range(5))
 
 
 async def test_a_start_in_the_worker_itself_does_not_go_past_a_limit(app, worker, sql):

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 
+import psycopg
 import pytest
 from click.testing import CliRunner
 from support.schedules import HandClock, utc
@@ -322,17 +323,62 @@ async def test_what_was_planned_before_an_edit_does_not_undo_it(
     one = scheduler(hourly())
     await settle(one)
     clock.set(NOON + HOUR)
+    before_the_tick(monkeypatch, lambda: client.schedules.set("hourly", cron="0 */6 * * *"))
+    await settle(one)
+    assert started(sql) == []
+    assert row(sql).next_at == hours(6)[0]
+
+
+async def test_what_was_planned_under_another_policy_is_planned_again(
+    sql, clock, scheduler, client, monkeypatch
+):
+    one = scheduler(hourly())
+    await settle(one)
+    clock.move(hours=1)
+    await settle(one)
+    clock.move(hours=1)
+    before_the_tick(monkeypatch, lambda: client.schedules.set("hourly", overlap=Overlap.SKIP))
+    await settle(one)
+    assert started(sql) == hours(1)
+    await settle(one)
+    assert started(sql) == hours(1)
+    assert row(sql).skipped_at == hours(2)[0]
+
+
+async def test_a_scheduler_that_was_held_up_does_not_turn_a_schedule_back(
+    sql, clock, scheduler, monkeypatch
+):
+    held_up, other = scheduler(hourly()), scheduler(hourly())
+    await settle(held_up)
+    clock.move(hours=1)
+
+    async def two_ticks() -> None:
+        await settle(other)
+        clock.move(hours=1)
+        await settle(other)
+
+    before_the_tick(monkeypatch, two_ticks)
+    assert await held_up.run_once() == 0
+    assert [row(sql).last_at, row(sql).next_at] == hours(2, 3)
+
+
+def before_the_tick(monkeypatch, act) -> None:
+    """Let something happen between the next plan and its statement."""
     tick = Schedules.tick
 
     async def late(self, connection, planned):
         monkeypatch.setattr(Schedules, "tick", tick)
-        await client.schedules.set("hourly", cron="0 */6 * * *")
+        await act()
         return await tick(self, connection, planned)
 
     monkeypatch.setattr(Schedules, "tick", late)
-    await settle(one)
-    assert started(sql) == []
-    assert row(sql).next_at == hours(6)[0]
+
+
+async def test_a_deployment_with_another_policy_loses_no_tick_that_is_due(sql, clock, scheduler):
+    await settle(scheduler(hourly()))
+    clock.move(minutes=45)
+    await settle(scheduler(hourly(overlap=Overlap.SKIP)))
+    assert started(sql) == hours(1)
 
 
 async def test_a_pause_lasts_over_deployments_and_its_ticks_are_not_caught_up(
@@ -356,7 +402,7 @@ async def test_a_pause_lasts_over_deployments_and_its_ticks_are_not_caught_up(
 async def test_only_the_current_version_declares(sql, clock, scheduler):
     old, new = scheduler(hourly(), "v1"), scheduler(hourly(every=timedelta(minutes=5)), "v2")
     await settle(new)
-    assert sql("SELECT FROM everstep.schedule") == []
+    assert sql("SELECT name FROM everstep.schedule") == []
     await settle(old)
     sql("SELECT everstep.set_routing('v2', NULL, 0, NULL)")
     await settle(old)
@@ -370,21 +416,54 @@ async def test_only_the_current_version_declares(sql, clock, scheduler):
     assert row(sql).every == HOUR
 
 
+def without() -> App:
+    return App("test")
+
+
+def frequent() -> App:
+    return hourly(every=timedelta(minutes=5))
+
+
+@pytest.mark.parametrize(
+    ("former", "current"), [(hourly, frequent), (hourly, without), (without, hourly)]
+)
 async def test_a_late_declaration_of_the_former_version_changes_nothing(
-    sql, clock, scheduler, monkeypatch
+    sql, clock, scheduler, monkeypatch, former, current
 ):
-    old, new = scheduler(hourly(), "v1"), scheduler(hourly(every=timedelta(minutes=5)), "v2")
+    old, new = scheduler(former(), "v1"), scheduler(current(), "v2")
     declare = Schedules.declare
+    in_force = "SELECT name, state, every FROM everstep.schedules"
+    declared = []
 
     async def late(self, *arguments, **options):
         monkeypatch.setattr(Schedules, "declare", declare)
         sql("SELECT everstep.set_routing('v2', NULL, 0, NULL)")
         await settle(new)
+        declared.extend(sql(in_force))
         return await declare(self, *arguments, **options)
 
     monkeypatch.setattr(Schedules, "declare", late)
     await settle(old)
-    assert row(sql).every == timedelta(minutes=5)
+    assert sql(in_force) == declared
+    assert len(declared) == len(current().schedules)
+
+
+async def test_a_declaration_that_waits_for_a_lock_gives_way_to_a_newer_one(
+    sql, clock, scheduler, database
+):
+    await settle(scheduler(hourly()))
+    with psycopg.connect(database) as newer:
+        newer.execute("SELECT everstep.set_routing('v2', NULL, 0, NULL)")
+        newer.execute(
+            "UPDATE everstep.schedule SET every = 300, revision = revision + 1, "
+            "routing = (SELECT revision FROM everstep.routing)"
+        )
+        older = asyncio.create_task(settle(scheduler(hourly(catch_up=CatchUp.SKIP))))
+        waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        await eventually(lambda: sql(waiting))
+        newer.commit()
+        await older
+    assert (row(sql).every, row(sql).catch_up) == (timedelta(minutes=5), "latest")
 
 
 async def test_a_schedule_that_left_the_code_starts_nothing_until_it_comes_back(

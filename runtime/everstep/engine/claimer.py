@@ -17,7 +17,7 @@ from everstep.engine.runner import Runner
 from everstep.engine.suspects import Suspects
 from everstep.store.connection import Link
 from everstep.store.models import Claimed, Lane
-from everstep.store.queues import LimitedClaims
+from everstep.store.queues import LimitedClaims, Share
 from everstep.store.runs import Runs
 
 MAX_CLAIM = 100
@@ -74,7 +74,7 @@ class Claimer:
             looks = self._cursors.begin(self._queues)
             lanes = await self._link.call(lambda c: self._runs.lanes(c, looks))
             offered = list(offers(lanes))
-            self._full.clear()
+            self._full.intersection_update(o.queue for o in offered)
             self._soon = None
             claimed = await self._suspects.run_one(offered) + await self._serve(offered)
         low, high = POLL_SECONDS
@@ -197,16 +197,22 @@ class Claimer:
             self._look_again(CONTENDED_SECONDS)
             return 0, False
         self._observe(len(share.claimed), time.perf_counter() - began)
-        for priority, newest in share.newest.items():
-            self._cursors.claimed(offer.queue, priority, newest)
-        if share.wait is not None:
-            self._look_again(share.wait)
-        elif len(share.claimed) < limit:
-            self._full.add(offer.queue)
-            if share.more and not share.claimed:
-                self._look_again(POLL_SECONDS[0])
+        self._note(offer.queue, share, limit)
         await self._begin(share.claimed)
         return len(share.claimed), len(share.claimed) == limit
+
+    def _note(self, queue: str, share: Share, limit: int) -> None:
+        """What a claim of a limited queue says about the next one."""
+        for priority, newest in share.newest.items():
+            self._cursors.claimed(queue, priority, newest)
+        if share.wait is not None:
+            self._full.discard(queue)
+            self._look_again(share.wait)
+        elif len(share.claimed) < limit:
+            # Also if it is only empty. Noted before anything of it can end here, so that no end is missed.
+            self._full.add(queue)
+            if share.more and not share.claimed:
+                self._look_again(POLL_SECONDS[0])
 
     def _look_again(self, seconds: float) -> None:
         self._soon = seconds if self._soon is None else min(self._soon, seconds)
