@@ -4,7 +4,7 @@ from everstep.app import App
 from everstep.client import Client
 from everstep.context import StepContext, step_context, workflow_id
 from everstep.definitions import PlainStep, Step, Workflow
-from everstep.durable import run, sleep
+from everstep.durable import ChildHandle, run, sleep, start
 from everstep.engine.worker import Worker
 from everstep.errors import (
     DatabaseUnreachableError,
@@ -21,24 +21,41 @@ from everstep.errors import (
     WorkflowError,
 )
 from everstep.handle import Handle
+from everstep.queues import Queue, Rate
 from everstep.retry import Retry
+from everstep.schedules import CatchUp, Overlap, Schedule
 from everstep.settings import Settings
 from everstep.store.models import Status, StepInfo, WorkflowInfo
+from everstep.store.transactions import AsyncTx as Connection
+from everstep.store.transactions import Isolation
+from everstep.store.transactions import Tx as PlainConnection
 from everstep.store.workflows import Filter
+from everstep.talking import close_stream, get_event, recv, send, set_event, write_stream
+from everstep.together import as_completed, wait_first
+from everstep.values import deprecate_patch, now, patched, random, uuid
 
 __version__ = "0.1.0"
 
 __all__ = [
     "App",
+    "CatchUp",
+    "ChildHandle",
     "Client",
+    "Connection",
     "DatabaseUnreachableError",
     "EverstepError",
     "Filter",
     "Handle",
+    "Isolation",
     "NonDeterminismError",
+    "Overlap",
     "PayloadError",
+    "PlainConnection",
     "PlainStep",
+    "Queue",
+    "Rate",
     "Retry",
+    "Schedule",
     "SchemaError",
     "Settings",
     "Status",
@@ -55,8 +72,22 @@ __all__ = [
     "WorkflowDeadError",
     "WorkflowError",
     "WorkflowInfo",
+    "as_completed",
+    "close_stream",
+    "deprecate_patch",
+    "get_event",
+    "now",
+    "patched",
+    "random",
+    "recv",
     "run",
+    "send",
+    "set_event",
     "sleep",
+    "start",
     "step_context",
+    "uuid",
+    "wait_first",
     "workflow_id",
+    "write_stream",
 ]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from everstep.definitions import DEFAULT_QUEUE, PlainStep, Step, Workflow
 from everstep.errors import UnknownWorkflowError, UsageError
+from everstep.queues import Queue, Rate, queue_name
 from everstep.retry import Retry
+from everstep.schedules import CatchUp, Overlap, Schedule, make_schedule
+from everstep.store.transactions import AsyncTx, Isolation, Tx
+from everstep.transactional import PlainTransaction, Transaction
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,7 +30,25 @@ class _StepDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> PlainStep[P, R]: ...
 
 
+class _TransactionDecorator(Protocol):
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[AsyncTx, P], Coroutine[Any, Any, R]], /
+    ) -> Transaction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Tx, P], R], /) -> PlainTransaction[P, R]: ...
+
+
 class _WorkflowDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+
+
+class _ScheduleDecorator(Protocol):
+    @overload
+    def __call__(self, function: Workflow[P, R], /) -> Workflow[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
     @overload
@@ -50,6 +72,8 @@ class App:
         self.name = name
         self.max_payload = max_payload
         self.workflows: dict[str, Workflow[Any, Any]] = {}
+        self.schedules: dict[str, Schedule] = {}
+        self.declared_queues: dict[str, Queue] = {}
         self._steps: dict[str, Any] = {}
 
     @overload
@@ -58,18 +82,21 @@ class App:
     def workflow(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
     @overload
     def workflow(
-        self, /, *, name: str | None = None, queue: str = DEFAULT_QUEUE
+        self, /, *, name: str | None = None, queue: str | Queue = DEFAULT_QUEUE
     ) -> _WorkflowDecorator: ...
     def workflow(
-        self, function: Any = None, /, *, name: str | None = None, queue: str = DEFAULT_QUEUE
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: str | Queue = DEFAULT_QUEUE,
     ) -> Any:
         """Register a workflow function. `name` defaults to the function's qualified name."""
 
         def register(function: Callable[..., Any]) -> Workflow[Any, Any]:
             chosen = _checked_name(name or function.__qualname__, "workflow")
-            made: Workflow[Any, Any] = Workflow(
-                function, name=chosen, queue=_checked_name(queue, "queue")
-            )
+            made: Workflow[Any, Any] = Workflow(function, name=chosen, queue=queue_name(queue))
             if chosen in self.workflows and self.workflows[chosen].function is not function:
                 raise UsageError(
                     f"app {self.name} has a workflow named {chosen} already: give one a name="
@@ -91,6 +118,7 @@ class App:
         name: str | None = None,
         retry: Retry | None = None,
         timeout: timedelta | None = None,
+        at_most_once: bool = False,
     ) -> _StepDecorator: ...
     def step(
         self,
@@ -100,8 +128,13 @@ class App:
         name: str | None = None,
         retry: Retry | None = None,
         timeout: timedelta | None = None,
+        at_most_once: bool = False,
     ) -> Any:
-        """Register a step. Without `retry` it is tried once; `timeout` limits each attempt of an async step."""
+        """Register a step. Without `retry` it is tried once; `timeout` limits each attempt of an async step.
+
+        `at_most_once`: a mark is made durable before the step begins, and if its worker dies in the middle it is
+        not run again: StepInterruptedError is raised instead.
+        """
 
         def register(function: Callable[..., Any]) -> Any:
             chosen = _checked_name(name or function.__qualname__, "step")
@@ -110,15 +143,123 @@ class App:
                     f"app {self.name} has a step named {chosen} already: give one a name="
                 )
             kind = Step if inspect.iscoroutinefunction(function) else PlainStep
-            if timeout is not None and kind is PlainStep:
-                raise UsageError(
-                    f"step {chosen}: a plain function cannot be stopped, so it takes no timeout=; write it "
-                    f"as `async def`, or give the call inside it a timeout"
-                )
-            self._steps[chosen] = kind(function, name=chosen, retry=retry, timeout=timeout)
+            self._steps[chosen] = kind(
+                function, name=chosen, retry=retry, timeout=timeout, at_most_once=at_most_once
+            )
             return self._steps[chosen]
 
         return register if function is None else register(function)
+
+    @overload
+    def transaction(
+        self, function: Callable[Concatenate[AsyncTx, P], Coroutine[Any, Any, R]], /
+    ) -> Transaction[P, R]: ...
+    @overload
+    def transaction(
+        self, function: Callable[Concatenate[Tx, P], R], /
+    ) -> PlainTransaction[P, R]: ...
+    @overload
+    def transaction(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        isolation: Isolation = Isolation.READ_COMMITTED,
+    ) -> _TransactionDecorator: ...
+    def transaction(
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        isolation: Isolation = Isolation.READ_COMMITTED,
+    ) -> Any:
+        """Register a transactional step: its SQL and its checkpoint commit together, so exactly once.
+
+        The function's first parameter is a connection in a transaction, which everstep commits; callers leave
+        it away. Serialization failures, deadlocks and lost connections are tried again by themselves; `retry`
+        is for errors of the function's own.
+        """
+
+        def register(function: Callable[..., Any]) -> Any:
+            chosen = _checked_name(name or function.__qualname__, "transaction")
+            if chosen in self._steps and self._steps[chosen].function is not function:
+                raise UsageError(
+                    f"app {self.name} has a step named {chosen} already: give one a name="
+                )
+            kind = Transaction if inspect.iscoroutinefunction(function) else PlainTransaction
+            self._steps[chosen] = kind(function, name=chosen, retry=retry, isolation=isolation)
+            return self._steps[chosen]
+
+        return register if function is None else register(function)
+
+    def schedule(
+        self,
+        cron: str | None = None,
+        /,
+        *,
+        every: timedelta | None = None,
+        timezone: str = "UTC",
+        catch_up: CatchUp = CatchUp.LATEST,
+        overlap: Overlap = Overlap.ALLOW,
+        name: str | None = None,
+        queue: str | Queue | None = None,
+    ) -> _ScheduleDecorator:
+        """Register a function of a tick as a workflow, started at each tick of a cron expression or interval.
+
+        Exactly one workflow per tick, whatever the number of workers. Above an `@app.workflow` or another
+        `@app.schedule` it adds a schedule to that workflow. `name` is the schedule's, by default the function's
+        qualified name; `queue` is where its workflows go.
+        """
+
+        def register(function: Any) -> Workflow[Any, Any]:
+            workflow = function if isinstance(function, Workflow) else self.workflow(function)
+            chosen = name or workflow.name
+            if chosen in self.schedules:
+                raise UsageError(
+                    f"app {self.name} has a schedule named {chosen} already: give one a name="
+                )
+            self.schedules[chosen] = make_schedule(
+                chosen,
+                workflow,
+                queue=workflow.queue if queue is None else queue_name(queue),
+                timing=(cron, every, timezone),
+                catch_up=catch_up,
+                overlap=overlap,
+            )
+            return workflow
+
+        return register
+
+    def queue(
+        self,
+        name: str,
+        /,
+        *,
+        worker_concurrency: int | None = None,
+        max_running: int | None = None,
+        rate: Rate | None = None,
+        partition_max_running: int | None = None,
+        partition_rate: Rate | None = None,
+    ) -> Queue:
+        """Declare a queue: how many of its workflows run at a time, and how fast they begin.
+
+        What is not given is not limited. An operator may change it all while it runs (`everstep queue set`); that
+        holds until the declaration changes. The fields are explained at `Queue`.
+        """
+        queue = Queue(
+            name=name,
+            worker_concurrency=worker_concurrency,
+            max_running=max_running,
+            rate=rate,
+            partition_max_running=partition_max_running,
+            partition_rate=partition_rate,
+        )
+        if self.declared_queues.setdefault(name, queue) != queue:
+            raise UsageError(f"app {self.name} declares queue {name} twice, and not alike")
+        return queue
 
     def workflow_named(self, name: str) -> Workflow[Any, Any]:
         """The workflow function of this name. Raises UnknownWorkflowError that lists those there are."""
@@ -136,10 +277,14 @@ class App:
             _ = workflow.arguments, workflow.result
         for step in self._steps.values():
             _ = step.result
+        for schedule in self.schedules.values():
+            schedule.check()
 
     def queues(self) -> list[str]:
-        """The queues its workflows go to by default."""
-        return sorted({DEFAULT_QUEUE, *(w.queue for w in self.workflows.values())})
+        """The queues it declares, and those its workflows go to by default."""
+        own = (*self.declared_queues, *(w.queue for w in self.workflows.values()))
+        of_schedules = (schedule.queue for schedule in self.schedules.values())
+        return sorted({DEFAULT_QUEUE, *of_schedules, *own})
 
 
 def _checked_name(name: str, what: str) -> str:

@@ -2,174 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, TypeVar, Unpack, overload
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, TypeVar
 
-from everstep.app import MAX_PAYLOAD
-from everstep.codec import Payload, encode_plain
-from everstep.definitions import DEFAULT_QUEUE, Workflow
-from everstep.errors import Failure, UnknownWorkflowError, UsageError
+from everstep.client_messages import ClientMessages
+from everstep.client_starts import ClientStarts
+from everstep.codec import Payload
+from everstep.definitions import Workflow
+from everstep.errors import (
+    Failure,
+    UnknownWorkflowError,
+)
 from everstep.handle import Handle
-from everstep.outcomes import Outcomes
-from everstep.settings import checked_schema
-from everstep.startable import StartOptions, Takes0, Takes1, Takes2, Takes3, Takes4, make_start
-from everstep.starter import Starter
-from everstep.store.checks import check_schema
-from everstep.store.connection import Link
-from everstep.store.hints import Channel, Ear, Notifier
-from everstep.store.models import Outcome, Start, Started, StepInfo, WorkflowInfo
-from everstep.store.runs import CLAIM_TIMEOUT_SECONDS
-from everstep.store.workflows import Eager, Filter, Workflows
+from everstep.store.hints import Channel
+from everstep.store.models import Outcome, StepInfo, WorkflowInfo
+from everstep.store.workflows import Filter
+from everstep.timetable import Timetable
 
 A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
-D = TypeVar("D")
 R = TypeVar("R")
 
 
-class Client:
+class Client(ClientStarts, ClientMessages):
     """Speaks to the workflows of one schema in one database.
 
     Use `async with Client.connect(url) as client`. `max_payload` limits inputs, in bytes.
     """
 
-    def __init__(
-        self,
-        url: str,
-        schema: str = "everstep",
-        *,
-        max_payload: int = MAX_PAYLOAD,
-        listen: bool = True,
-    ) -> None:
-        checked_schema(schema)
-        self._max_payload = max_payload
-        # Starts may claim as well, so they are under the time limit of claims.
-        self._start_link = Link(url, "everstep client", CLAIM_TIMEOUT_SECONDS)
-        self._ask_link = Link(url, "everstep client")
-        self._notify_link = Link(url, "everstep notify")
-        self._workflows = Workflows(schema)
-        self._schema = schema
-        self.outcomes = Outcomes(self._ask_link, self._workflows)
-        self._notifier = Notifier(self._notify_link, schema)
-        self._starter = Starter(self._start_link, self._workflows, started=self._after_start)
-        self._ear = Ear(url, schema, {Channel.DONE: self.outcomes.hint}) if listen else None
-        self._here: tuple[Eager, Callable[[list[Start]], None]] | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def connect(
-        cls,
-        url: str,
-        schema: str = "everstep",
-        *,
-        max_payload: int = MAX_PAYLOAD,
-        listen: bool = True,
-    ) -> AsyncIterator[Client]:
-        """A client for the time of an `async with`.
-
-        Raises DatabaseUnreachableError, SchemaError or UsageError at once rather than at the first call.
-        """
-        client = cls(url, schema, max_payload=max_payload, listen=listen)
-        await client.open()
-        try:
-            yield client
-        finally:
-            await client.close()
-
-    async def open(self) -> None:
-        """Check the database and begin. `connect` does this."""
-        try:
-            await self._ask_link.first(lambda c: check_schema(c, self._schema))
-        except BaseException:
-            await self.close()
-            raise
-        loops = [self._starter.run(), self.outcomes.run(), self._notifier.run()]
-        if self._ear is not None:
-            loops.append(self._ear.run())
-        self._tasks = [asyncio.create_task(loop) for loop in loops]
-
-    async def close(self) -> None:
-        await self._notifier.finish()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        closed = UsageError("this client is closed: use it inside its `async with` block")
-        self._starter.close(closed)
-        self.outcomes.close(closed)
-        for link in (self._start_link, self._ask_link, self._notify_link):
-            await link.close()
-
-    def run_here(self, eager: Eager | None, begin: Callable[[list[Start]], None]) -> None:
-        """Claim in the starting statement what a worker of this process may run (None: no longer)."""
-        self._here = None if eager is None else (eager, begin)
-
-    # -- start -----------------------------------------------------------------------------------
-
-    @overload
-    async def start(self, workflow: Takes0[R], /, **options: Unpack[StartOptions]) -> Handle[R]: ...
-    @overload
-    async def start(
-        self, workflow: Takes1[A, R], a: A, /, **options: Unpack[StartOptions]
-    ) -> Handle[R]: ...
-    @overload
-    async def start(
-        self, workflow: Takes2[A, B, R], a: A, b: B, /, **options: Unpack[StartOptions]
-    ) -> Handle[R]: ...
-    @overload
-    async def start(
-        self, workflow: Takes3[A, B, C, R], a: A, b: B, c: C, /, **options: Unpack[StartOptions]
-    ) -> Handle[R]: ...
-    @overload
-    async def start(
-        self,
-        workflow: Takes4[A, B, C, D, R],
-        a: A,
-        b: B,
-        c: C,
-        d: D,
-        /,
-        **options: Unpack[StartOptions],
-    ) -> Handle[R]: ...
-    async def start(
-        self, workflow: Any, /, *args: Any, **options: Unpack[StartOptions]
-    ) -> Handle[Any]:
-        """Start a workflow; it exists, durably, when this returns.
-
-        The same `id` with the same workflow and input gives the same workflow; with another name or input
-        it raises WorkflowConflictError. Raises PayloadError if the arguments cannot be recorded. Options are
-        those of StartOptions.
-        """
-        if not isinstance(workflow, Workflow):
-            raise UsageError(
-                f"client.start takes a function decorated with @app.workflow, not {workflow!r}"
-            )
-        body = workflow.arguments.encode(args, {}, self._max_payload)
-        start = make_start(workflow.name, body, workflow.queue, options)
-        return await self._start(start, workflow.result)
-
-    async def start_named(
-        self, name: str, input: dict[str, Any], **options: Unpack[StartOptions]
-    ) -> Handle[Any]:
-        """Start a workflow whose code is not here: by name, its input a JSON object of its parameters."""
-        body = encode_plain(input, f"input of workflow {name}", self._max_payload)
-        start = make_start(name, body, DEFAULT_QUEUE, options)
-        return await self._start(start, Payload(Any, f"result of workflow {name}"))
-
-    async def _start(self, start: Start, payload: Payload[Any]) -> Handle[Any]:
-        created = await self._starter.start(start, self._here[0] if self._here else None)
-        return Handle(self, start.id, payload, created=created)
-
-    def _after_start(self, starts: list[Start], reply: Started) -> None:
-        if reply.claimed and self._here is not None:
-            self._here[1]([s for s in starts if s.id in reply.claimed])
-        if len(reply.claimed) + len(reply.existing) < len(starts):
-            self._notifier.hint(Channel.READY)
-
-    # -- ask -------------------------------------------------------------------------------------
+    @cached_property
+    def schedules(self) -> Timetable:
+        """Schedules: pause, resume, change, trigger, backfill."""
+        return Timetable(
+            self._ask_link, self._schema, started=lambda: self._notifier.hint(Channel.READY)
+        )
 
     def handle(self, workflow: Workflow[Any, R], id: str) -> Handle[R]:
         """A handle of a workflow started earlier, or elsewhere."""
@@ -203,17 +69,23 @@ class Client:
             lambda c: self._workflows.list_steps(c, workflow_id, limit)
         )
 
-    async def cancel(self, workflow_id: str) -> bool:
-        """Cancel a workflow: at once if it is not running, else at its next step or await.
+    async def cancel(self, workflow_id: str, *, children: bool = True) -> bool:
+        """Cancel a workflow and its open descendants: at once if not running, else at their next await.
 
         Returns False if it had finished already. Raises UnknownWorkflowError if it does not exist.
         """
         error = Failure("everstep.Cancelled", "the workflow was cancelled").encode()
-        verdict = await self._ask_link.retry(
-            lambda c: self._workflows.cancel(c, workflow_id, error)
-        )
-        if verdict == "unknown":
-            raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
-        if verdict == "cancelled":
+        ids = [workflow_id]
+        if children:
+            ids += await self._ask_link.retry(lambda c: self._workflows.descendants(c, workflow_id))
+        done = await self._ask_link.retry(lambda c: self._workflows.cancel(c, ids, error))
+        if done.wakes:
+            await self._ask_link.retry(lambda c: self._messages.wake(c, sorted(done.wakes)))
+            self._notifier.hint(Channel.READY)
+        if done.cancelled:
             self._notifier.hint(Channel.DONE)
-        return verdict != "finished"
+        if workflow_id in {*done.cancelled, *done.cancelling}:
+            return True
+        if not await self._ask_link.retry(lambda c: self._workflows.known_ids(c, [workflow_id])):
+            raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+        return False

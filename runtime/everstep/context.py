@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from everstep.acknowledgement import Acknowledgement
 from everstep.errors import ControlSignal, Fenced, NonDeterminismError, Parked, UsageError
-from everstep.store.models import Checkpoint, CheckpointKind
+from everstep.store.models import Checkpoint, CheckpointKind, Seen, Start
 
 
 class Recorder(Protocol):
@@ -29,17 +29,49 @@ class Recorder(Protocol):
     leaving: bool
     left: asyncio.Event
 
-    def checkpoint(self, execution: Execution, row: Checkpoint) -> Acknowledgement: ...
-    def park(self, execution: Execution, wake_at: datetime | None, key: str) -> Acknowledgement: ...
+    def checkpoint(
+        self, execution: Execution, row: Checkpoint, child: Start | None = None
+    ) -> Acknowledgement: ...
+    def park(
+        self, execution: Execution, wake_at: datetime | None, key: str, signals: int | None
+    ) -> Acknowledgement: ...
     def held(self) -> bool: ...
     @property
     def clock(self) -> Clock: ...
+    @property
+    def eyes(self) -> Eyes: ...
+    @property
+    def transactor(self) -> Transactor: ...
+
+
+class Eyes(Protocol):
+    """Looks at what others did, in the database."""
+
+    async def exists(self, execution: Execution, target: str) -> Seen: ...
+    async def message(self, execution: Execution, topic: str) -> Seen: ...
+    async def outcome(self, execution: Execution, target: str) -> Seen: ...
+    async def event(self, execution: Execution, target: str, key: str) -> Seen: ...
+
+
+class Transactor(Protocol):
+    """Runs transactional steps."""
+
+    async def run(self, place: Any, call: Callable[[Any], Any]) -> Any: ...
+    def run_plain(self, place: Any, call: Callable[[Any], Any]) -> Any: ...
 
 
 class Clock(Protocol):
     """The database's time."""
 
     def until(self, when: datetime) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a branch waits for: an instant, if any, and how many signals its last look knew of, if it looks."""
+
+    until: datetime | None
+    signals: int | None
 
 
 @dataclass(eq=False, slots=True)
@@ -52,6 +84,7 @@ class Execution:
     loop: asyncio.AbstractEventLoop
     recorder: Recorder
     max_payload: int
+    deadline: datetime | None = None
     log: dict[tuple[str, int], Checkpoint] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     plain: bool = False
@@ -63,7 +96,9 @@ class Execution:
     retries_waiting: int = 0
     moves: int = 0
     branches: int = 0
-    waits: dict[tuple[str, int], datetime] = field(default_factory=dict)
+    waits: dict[tuple[str, int], Wait] = field(default_factory=dict)
+    taken: set[int] = field(default_factory=set)
+    watched: set[str] = field(default_factory=set)
 
     @property
     def progressed(self) -> bool:
@@ -92,13 +127,12 @@ class Execution:
             expected = f"{CheckpointKind(row.kind).name.lower()} {row.name}"
             raise NonDeterminismError(self.id, str(row.seq), expected, "the end of the workflow")
 
-    def record(self, row: Checkpoint) -> Acknowledgement:
-        """Hand a checkpoint to the next group commit. Called on the event loop."""
+    def record(self, row: Checkpoint, child: Start | None = None) -> Acknowledgement:
+        """Hand a checkpoint to the next group commit, and with it a child's start. Called on the event loop."""
         if isinstance(self.signal, (Fenced, Parked)):
             # A step that ended after its workflow had left: this worker may own it anew, at another epoch.
             raise self.signal
-        self.log[row.branch, row.seq] = row
-        self.pending = self.recorder.checkpoint(self, row)
+        self.pending = self.recorder.checkpoint(self, row, child)
         return self.pending
 
     async def settle(self) -> None:

@@ -7,12 +7,13 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
+from everstep.children import call_child
 from everstep.codec import Arguments, Payload, result_payload
 from everstep.context import Branch, current_branch
 from everstep.errors import UsageError
-from everstep.flows import perform, perform_in_thread, step_flow
+from everstep.flows import once_flow, perform, perform_in_thread, step_flow
 from everstep.retry import NO_RETRY, Retry
 
 P = ParamSpec("P")
@@ -46,7 +47,12 @@ class Workflow(Generic[P, R]):
         """For type checkers only: what the workflow takes and gives, whatever its colour."""
         raise UsageError("signature() is for type checkers")
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:  # noqa: ARG002
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """In an async workflow: run as a child and wait for its result. Elsewhere a UsageError."""
+        branch = current_branch.get()
+        if branch is not None and not branch.execution.plain:
+            positions = branch.next_position(), branch.next_position()
+            return call_child(branch, self, args, kwargs, positions)
         raise UsageError(
             f"{self.name} is a workflow: start it with `await client.start({self.__name__}, …)`, "  # type: ignore[attr-defined]
             f"or call its plain function as {self.__name__}.function(…) in a unit test"  # type: ignore[attr-defined]
@@ -66,18 +72,49 @@ class _Step(Generic[P, R]):
         name: str,
         retry: Retry | None,
         timeout: timedelta | None,
+        at_most_once: bool = False,
     ) -> None:
         functools.update_wrapper(cast(Any, self), function)
         self.function = function
         self.name = name
         self.retry = retry or NO_RETRY
         self.timeout = None if timeout is None else timeout.total_seconds()
+        self.at_most_once = at_most_once
+        if at_most_once and self.retry.max_attempts > 1:
+            raise UsageError(
+                f"step {name}: at_most_once=True and a retry policy contradict each other"
+            )
+        if timeout is not None and not inspect.iscoroutinefunction(function):
+            raise UsageError(
+                f"step {name}: a plain function cannot be stopped, so it takes no timeout=; write it "
+                f"as `async def`, or give the call inside it a timeout"
+            )
+
+    def options(
+        self,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta | None = None,
+        at_most_once: bool | None = None,
+    ) -> Self:
+        """The same step with other options, for one call: `await charge.options(retry=…)(order)`."""
+        return type(self)(
+            self.function,
+            name=name or self.name,
+            retry=retry or self.retry,
+            timeout=timeout or (None if self.timeout is None else timedelta(seconds=self.timeout)),
+            at_most_once=self.at_most_once if at_most_once is None else at_most_once,
+        )
 
     @functools.cached_property
     def result(self) -> Payload[R]:
         return result_payload(self.function, f"result of step {self.name}")
 
     def _flow(self, branch: Branch) -> Any:
+        if self.at_most_once:
+            mark, position = branch.next_position(), branch.next_position()
+            return once_flow(branch.execution, mark, position, self.name, self.result)
         return step_flow(
             branch.execution, branch.next_position(), self.name, self.result, self.retry
         )
@@ -99,7 +136,7 @@ class Step(_Step[P, R]):
                 f"`everstep.sync.run({self.__name__}, …)`, or write the workflow as `async def`"  # type: ignore[attr-defined]
             )
         # The position is taken here, where the step is called, and not when it is first awaited.
-        return perform(self._flow(branch), branch.execution, lambda: self._call(args, kwargs))
+        return perform(self._flow(branch), branch.execution, lambda _: self._call(args, kwargs))
 
     def from_thread(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """The step as a coroutine for the worker's event loop, called from a plain workflow's thread.
@@ -109,7 +146,7 @@ class Step(_Step[P, R]):
         branch = current_branch.get()
         if branch is None or not branch.execution.plain:
             raise UsageError(f"sync.run({self.name}, …) works inside a plain workflow")
-        return perform(self._flow(branch), branch.execution, lambda: self._call(args, kwargs))
+        return perform(self._flow(branch), branch.execution, lambda _: self._call(args, kwargs))
 
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.timeout is None:
@@ -131,7 +168,7 @@ class PlainStep(_Step[P, R]):
                 f"`await everstep.run({self.__name__}, …)`, which runs it in a thread"  # type: ignore[attr-defined]
             )
         call = functools.partial(self.function, *args, **kwargs)
-        return perform_in_thread(self._flow(branch), branch.execution, call)  # type: ignore[no-any-return]
+        return perform_in_thread(self._flow(branch), branch.execution, lambda _: call())  # type: ignore[no-any-return]
 
     def in_thread(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """The step as a coroutine, its function in a thread; what `everstep.run` calls."""
@@ -141,5 +178,17 @@ class PlainStep(_Step[P, R]):
         return perform(
             self._flow(branch),
             branch.execution,
-            lambda: asyncio.to_thread(self.function, *args, **kwargs),
+            lambda _: asyncio.to_thread(self.function, *args, **kwargs),
         )
+
+
+@functools.lru_cache(maxsize=1_000)
+def as_step(function: Callable[..., Any]) -> Step[..., Any] | PlainStep[..., Any]:
+    """A function as a step, decorated or not. Raises UsageError for what is neither."""
+    if isinstance(function, (Step, PlainStep)):
+        return function
+    if isinstance(function, Workflow) or not callable(function):
+        raise UsageError(f"run() takes a step or a function, not {function!r}")
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    kind = Step if inspect.iscoroutinefunction(function) else PlainStep
+    return kind(function, name=name, retry=None, timeout=None)

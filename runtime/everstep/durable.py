@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-import msgspec
-
-from everstep.codec import JSON
-from everstep.context import Branch, branch_here
-from everstep.definitions import PlainStep, Step
+from everstep.children import result_in_workflow, start_child
+from everstep.codec import Payload
+from everstep.context import Branch, Execution, branch_here
+from everstep.definitions import PlainStep, Workflow, as_step
 from everstep.errors import UsageError
-from everstep.store.models import Checkpoint, CheckpointKind
+from everstep.store.models import CheckpointKind
+from everstep.talking import deadline_of, seconds_of
 from everstep.waiting import wait_until
 
 P = ParamSpec("P")
@@ -36,52 +36,56 @@ def sleep(duration: timedelta | float) -> Coroutine[Any, Any, None]:
 
 def begin_sleep(branch: Branch, duration: timedelta | float) -> Coroutine[Any, Any, None]:
     """Take the position of a sleep now; the coroutine sleeps, on the worker's event loop."""
-    seconds = _seconds(duration)
+    seconds = seconds_of(duration, "a sleep")
     return _sleep(branch, branch.next_position(), seconds)
 
 
 async def _sleep(branch: Branch, position: tuple[str, int], seconds: float) -> None:
     execution = branch.execution
-    row = execution.recorded(position, CheckpointKind.SLEEP, "sleep")
-    if row is None or row.recorded_at is None:
-        row = sleep_row(position, seconds)
-        recorded_at = await execution.record(row).wait()
-        execution.check()
-    else:
-        assert row.output is not None
-        recorded_at, seconds = row.recorded_at, msgspec.json.decode(row.output)["seconds"]
-    await wait_until(execution, position, recorded_at + timedelta(seconds=seconds), "sleep")
+    when = await deadline_of(execution, position, CheckpointKind.SLEEP, "sleep", seconds)
+    await wait_until(execution, position, when, "sleep")
 
 
-def sleep_row(position: tuple[str, int], seconds: float) -> Checkpoint:
-    """The checkpoint of a sleep: its length; the wake-up is that much after the database recorded it."""
-    return Checkpoint(
-        branch=position[0],
-        seq=position[1],
-        kind=CheckpointKind.SLEEP,
-        name="sleep",
-        attempts=1,
-        codec=JSON,
-        output=msgspec.json.encode({"seconds": seconds}),
-        error=None,
-    )
+def start(
+    workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs
+) -> Coroutine[Any, Any, ChildHandle[R]]:
+    """Start a child in the background, from inside a workflow; its id follows from where it was started."""
+    branch = branch_here("everstep.start()")
+    return _start(branch, workflow, start_child(branch, workflow, args, kwargs, {}))
 
 
+async def _start(
+    branch: Branch, workflow: Workflow[P, R], started: Coroutine[Any, Any, str]
+) -> ChildHandle[R]:
+    return ChildHandle(branch.execution, await started, workflow.result)
+
+
+class ChildHandle(Generic[R]):
+    """A child that was started in the background."""
+
+    def __init__(self, execution: Execution, workflow_id: str, payload: Payload[R]) -> None:
+        self.id = workflow_id
+        self._execution = execution
+        self._payload = payload
+
+    def result(self) -> Coroutine[Any, Any, R]:
+        """Its result, waited for parked. Raises WorkflowError and the like, as it ended."""
+        position = branch_here("result()").next_position()
+        return result_in_workflow(self._execution, position, self.id, self._payload)
+
+
+@overload
 def run(
-    step: Step[P, R] | PlainStep[P, R], *args: P.args, **kwargs: P.kwargs
-) -> Coroutine[Any, Any, R]:
-    """Call a step of either colour from an async workflow; a plain function runs in a thread."""
-    if isinstance(step, PlainStep):
-        return step.in_thread(*args, **kwargs)
-    if isinstance(step, Step):
-        return step(*args, **kwargs)
-    raise UsageError(
-        f"everstep.run() takes a step, not {step!r}: decorate the function with @app.step"
-    )
+    step: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+) -> Coroutine[Any, Any, R]: ...
+@overload
+def run(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+def run(step: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    """Call a step of either colour from an async workflow; a plain function runs in a thread.
 
-
-def _seconds(duration: timedelta | float) -> float:
-    seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-    if not 0 <= seconds <= 100 * 366 * 86_400:
-        raise UsageError(f"a sleep is between 0 seconds and 100 years, not {duration!r}")
-    return seconds
+    Any function will do: one that is not decorated is recorded under its qualified name.
+    """
+    chosen = as_step(step)
+    if isinstance(chosen, PlainStep):
+        return chosen.in_thread(*args, **kwargs)
+    return chosen(*args, **kwargs)

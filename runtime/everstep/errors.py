@@ -39,6 +39,22 @@ class WorkflowConflictError(UsageError):
         self.workflow_id = workflow_id
 
 
+class DuplicateWorkflowError(UsageError):
+    """An open workflow on this queue has the same deduplication key. `holder` is its id."""
+
+    def __init__(self, key: str, holder: str) -> None:
+        super().__init__(
+            f"deduplication key {key!r} is held by workflow {holder!r} until that finishes; "
+            f"on_duplicate='return' gives its handle instead"
+        )
+        self.key = key
+        self.holder = holder
+
+
+class WorkflowExistsError(UsageError):
+    """A workflow with this id exists already, and the start asked for a new one."""
+
+
 class UnknownWorkflowError(UsageError):
     """No workflow with this id, or no workflow function of this name."""
 
@@ -90,6 +106,10 @@ class Failure:
         return _failure_decoder.decode(body)
 
 
+DEADLINE_EXCEEDED = Failure(
+    "everstep.DeadlineExceeded", "the workflow was cancelled: its deadline had passed"
+)
+
 _failure_decoder = msgspec.json.Decoder(Failure)
 
 
@@ -115,6 +135,13 @@ class StepError(RecordedError):
         self.attempts = attempts
 
 
+INTERRUPTED = "everstep.StepInterrupted"
+
+
+class StepInterruptedError(StepError):
+    """An at-most-once step began and its outcome was lost with its worker: it may have happened, or not."""
+
+
 class WorkflowError(RecordedError):
     """Raised by `handle.result()` when the workflow failed."""
 
@@ -127,6 +154,10 @@ class WorkflowError(RecordedError):
 
 class WorkflowCancelledError(EverstepError):
     """Raised by `handle.result()` when the workflow was cancelled."""
+
+
+class WorkflowTimeoutError(WorkflowCancelledError, TimeoutError):
+    """Raised by `handle.result()` when the workflow was cancelled because its deadline had passed."""
 
 
 class WorkflowDeadError(RecordedError):

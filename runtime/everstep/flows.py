@@ -15,8 +15,8 @@ from typing import Any
 
 from everstep.codec import JSON, Payload
 from everstep.context import Execution, StepContext, current_branch, current_step
-from everstep.errors import Failure, PayloadError, StepError
-from everstep.retry import Retry
+from everstep.errors import INTERRUPTED, Failure, PayloadError, StepError, StepInterruptedError
+from everstep.retry import NO_RETRY, Retry
 from everstep.store.models import Checkpoint, CheckpointKind
 
 
@@ -48,15 +48,25 @@ class Record:
 
 Effect = Settle | Attempt | Pause | Record
 Flow = Generator[Effect, Any, Any]
+Call = Callable[[StepContext], Any]
 SETTLE = Settle()
 _MOST_ATTEMPTS = 32_767  # what the column holds
 
 
 def step_flow(
-    execution: Execution, position: tuple[str, int], name: str, payload: Payload[Any], retry: Retry
+    execution: Execution,
+    position: tuple[str, int],
+    name: str,
+    payload: Payload[Any],
+    retry: Retry,
+    *,
+    kind: CheckpointKind = CheckpointKind.STEP,
 ) -> Flow:
-    """The recorded outcome if there is one; otherwise attempts until success or giving up, recorded."""
-    row = execution.recorded(position, CheckpointKind.STEP, name)
+    """The recorded outcome if there is one; otherwise attempts until success or giving up, recorded.
+
+    A transaction's attempt records its success itself, in its own commit; only its failure is left to do.
+    """
+    row = execution.recorded(position, kind, name)
     if row is not None:
         return outcome_of(row, payload)
     yield SETTLE
@@ -66,6 +76,8 @@ def step_flow(
         failure: Exception
         try:
             value = yield Attempt(StepContext(execution.id, *position, name, attempt))
+            if kind is CheckpointKind.TRANSACTION:
+                return value
             body, value = payload.round_trip(value, execution.max_payload)
         except PayloadError as error:
             # Another attempt would return the same kind of value: the step fails, and only it.
@@ -78,23 +90,48 @@ def step_flow(
                 continue
             failure = error
         else:
-            yield Record(_row(position, name, attempt, began, output=body))
+            yield Record(_row(position, kind, name, attempt, began, output=body))
             return value
-        row = _row(position, name, attempt, began, error=Failure.of(failure).encode())
+        row = _row(position, kind, name, attempt, began, error=Failure.of(failure).encode())
         yield Record(row)
         return outcome_of(row, payload)
+
+
+def once_flow(
+    execution: Execution,
+    mark: tuple[str, int],
+    position: tuple[str, int],
+    name: str,
+    payload: Payload[Any],
+) -> Flow:
+    """At most once: a mark is durable before the attempt, and a mark without an outcome is an interruption."""
+    begun = execution.recorded(mark, CheckpointKind.STARTED, name)
+    if begun is not None and execution.recorded(position, CheckpointKind.STEP, name) is None:
+        interrupted = Failure(
+            INTERRUPTED, "its worker died while it ran: it may have happened, or not"
+        )
+        row = _row(
+            position, CheckpointKind.STEP, name, 1, time.monotonic(), error=interrupted.encode()
+        )
+        yield Record(row)
+        return outcome_of(row, payload)
+    if begun is None:
+        yield Record(_row(mark, CheckpointKind.STARTED, name, 1, time.monotonic(), output=b"null"))
+    return (yield from step_flow(execution, position, name, payload, NO_RETRY))
 
 
 def outcome_of(row: Checkpoint, payload: Payload[Any]) -> Any:
     """The value a checkpoint holds. Raises StepError if it holds an error."""
     if row.error is not None:
-        raise StepError(row.name, row.attempts, Failure.decode(row.error))
+        failure = Failure.decode(row.error)
+        kind = StepInterruptedError if failure.type == INTERRUPTED else StepError
+        raise kind(row.name, row.attempts, failure)
     assert row.output is not None
     return payload.decode(row.output)
 
 
-async def perform(flow: Flow, execution: Execution, call: Callable[[], Any]) -> Any:
-    """Carry out a flow on the event loop; `call` makes the step's coroutine."""
+async def perform(flow: Flow, execution: Execution, call: Call) -> Any:
+    """Carry out a flow on the event loop; `call` makes the coroutine of an attempt."""
     try:
         effect = next(flow)
         while True:
@@ -117,12 +154,12 @@ async def perform(flow: Flow, execution: Execution, call: Callable[[], Any]) -> 
         return stop.value
 
 
-async def _attempt(execution: Execution, step: StepContext, call: Callable[[], Any]) -> Any:
+async def _attempt(execution: Execution, step: StepContext, call: Call) -> Any:
     branch_token = current_branch.set(None)
     step_token = current_step.set(step)
     execution.steps_running += 1
     try:
-        return await call()
+        return await call(step)
     finally:
         execution.steps_running -= 1
         current_step.reset(step_token)
@@ -139,8 +176,8 @@ async def _pause(execution: Execution, seconds: float) -> None:
     await execution.settle()
 
 
-def perform_in_thread(flow: Flow, execution: Execution, call: Callable[[], Any]) -> Any:
-    """Carry out a flow from a plain workflow's thread; `call` calls the step's function."""
+def perform_in_thread(flow: Flow, execution: Execution, call: Call) -> Any:
+    """Carry out a flow from a plain workflow's thread; `call` makes an attempt."""
     loop = execution.loop
     try:
         effect = next(flow)
@@ -176,12 +213,12 @@ async def _record(execution: Execution, row: Checkpoint) -> None:
     execution.record(row)
 
 
-def _attempt_in_thread(execution: Execution, step: StepContext, call: Callable[[], Any]) -> Any:
+def _attempt_in_thread(execution: Execution, step: StepContext, call: Call) -> Any:
     branch_token = current_branch.set(None)
     step_token = current_step.set(step)
     execution.steps_running += 1
     try:
-        return call()
+        return call(step)
     finally:
         execution.steps_running -= 1
         current_step.reset(step_token)
@@ -190,6 +227,7 @@ def _attempt_in_thread(execution: Execution, step: StepContext, call: Callable[[
 
 def _row(
     position: tuple[str, int],
+    kind: CheckpointKind,
     name: str,
     attempts: int,
     began: float,
@@ -200,7 +238,7 @@ def _row(
     return Checkpoint(
         branch=position[0],
         seq=position[1],
-        kind=CheckpointKind.STEP,
+        kind=kind,
         name=name,
         attempts=min(attempts, _MOST_ATTEMPTS),
         codec=JSON,

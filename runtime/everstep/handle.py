@@ -9,13 +9,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from everstep.codec import Payload
+from everstep.context import Branch, current_branch
 from everstep.errors import (
+    DEADLINE_EXCEEDED,
     Failure,
     RecordedError,
     UnknownWorkflowError,
+    UsageError,
     WorkflowCancelledError,
     WorkflowDeadError,
     WorkflowError,
+    WorkflowTimeoutError,
 )
 from everstep.store.models import Ending, Outcome, StepInfo, WorkflowInfo
 
@@ -44,6 +48,9 @@ class Handle(Generic[R]):
 
         Raises WorkflowError, WorkflowCancelledError or WorkflowDeadError as it ended, and TimeoutError.
         """
+        branch = current_branch.get()
+        if branch is not None:
+            return await self._result_in(branch, timeout)
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         try:
             async with asyncio.timeout(seconds):
@@ -54,6 +61,17 @@ class Handle(Generic[R]):
                 f"`everstep workflow get {self.id}` shows where it stands"
             ) from None
         return cast(R, value_of(outcome, self._payload))
+
+    async def _result_in(self, branch: Branch, timeout: timedelta | float | None) -> R:  # noqa: ASYNC109
+        """Inside a workflow: waited for parked, and recorded."""
+        from everstep.children import result_in_workflow  # noqa: PLC0415
+
+        if timeout is not None:
+            raise UsageError(
+                "result(timeout=…) does not work inside a workflow: use everstep.wait_for"
+            )
+        found = result_in_workflow(branch.execution, branch.next_position(), self.id, self._payload)
+        return cast(R, await found)
 
     async def _outcome(self) -> Outcome:
         # What this call started is known to exist, and has not finished in the very next moment.
@@ -94,6 +112,10 @@ def error_of(outcome: Outcome) -> RecordedError | WorkflowCancelledError:
     """The error a finished workflow ended with."""
     failure = Failure.decode(outcome.error or b'{"type":"","message":""}')
     match outcome.status:
+        case Ending.CANCELLED if failure.type == DEADLINE_EXCEEDED.type:
+            return WorkflowTimeoutError(
+                f"workflow {outcome.id!r} ({outcome.name}) did not finish before its deadline"
+            )
         case Ending.CANCELLED:
             return WorkflowCancelledError(f"workflow {outcome.id!r} ({outcome.name}) was cancelled")
         case Ending.DEAD_LETTER:

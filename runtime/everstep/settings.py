@@ -47,6 +47,7 @@ class Settings:
     port: int | None = None
     concurrency: int = 200
     threads: int = 32
+    transactions: int = 10
     grace: float = 30.0
     lease_ttl: float = 15.0
     watchdog: float = 300.0
@@ -60,8 +61,8 @@ class Settings:
                 f"version {self.version!r}: letters, digits, dots, dashes and underscores, at most 64, "
                 f"beginning and ending with a letter or digit"
             )
-        if self.concurrency < 1 or self.threads < 1:
-            raise UsageError("concurrency and threads are at least 1")
+        if min(self.concurrency, self.threads, self.transactions) < 1:
+            raise UsageError("concurrency, threads and transactions are at least 1")
         if self.lease_ttl <= 0 or self.grace < 0:
             raise UsageError("the lease is longer than 0 seconds, the grace period not negative")
 
@@ -98,6 +99,7 @@ _VARIABLES: dict[str, tuple[str, type]] = {
     "port": ("EVERSTEP_PORT", int),
     "concurrency": ("EVERSTEP_CONCURRENCY", int),
     "threads": ("EVERSTEP_THREADS", int),
+    "transactions": ("EVERSTEP_TRANSACTIONS", int),
     "grace": ("EVERSTEP_GRACE_SECONDS", float),
     "lease_ttl": ("EVERSTEP_LEASE_SECONDS", float),
     "watchdog": ("EVERSTEP_WATCHDOG_SECONDS", float),

@@ -7,12 +7,13 @@ against the workflow's own parameters, defaults included.
 from __future__ import annotations
 
 import re
-from datetime import timedelta
-from typing import Any, Protocol, TypedDict, TypeVar
+from datetime import datetime, timedelta
+from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 from everstep.codec import JSON, encode_plain
 from everstep.errors import PayloadError, UsageError
 from everstep.ids import new_id
+from everstep.queues import Queue, queue_name
 from everstep.store.models import Start
 
 A_contra = TypeVar("A_contra", contravariant=True)
@@ -30,15 +31,33 @@ class StartOptions(TypedDict, total=False):
     """Options of a start, all by keyword.
 
     `id`: the idempotency key, 1 to 512 bytes; by default a new UUIDv7. `queue`: by default the workflow's.
+    `partition`: whose it is, of those that share the queue; they get turns, and may have limits each.
     `priority`: 0 (first) to 3 (last), by default 1. `delay`: seconds or timedelta before it may be claimed.
-    `attributes`: a JSON object to filter by.
+    `run_at`: an instant before which it may not be claimed, instead of `delay`.
+    `attributes`: a JSON object to filter by. `version`: the code version it is pinned to from the start.
+    `timeout`: from start to finish; `deadline`: the same as an instant. Past it the workflow is cancelled,
+    wherever it is, and so are its children.
+    `dedup`: at most one open workflow of a queue has this key; `on_duplicate` says what a second start gets:
+    "reject" (DuplicateWorkflowError, the default) or "return" (a handle of the first).
+    `on_existing`: what the id of an earlier workflow with the same name and input gives: "return" (its handle,
+    the default), "reject" (WorkflowExistsError), or "restart" (the same, but begun anew if it failed).
+    `connection`: a psycopg or SQLAlchemy connection in a transaction; the workflow exists if that commits.
     """
 
     id: str | None
-    queue: str | None
+    queue: str | Queue | None
+    partition: str | None
     priority: int
     delay: timedelta | float
+    run_at: datetime | None
     attributes: dict[str, Any] | None
+    version: str | None
+    timeout: timedelta | float | None
+    deadline: datetime | None
+    dedup: str | None
+    on_duplicate: Literal["reject", "return"]
+    on_existing: Literal["return", "reject", "restart"]
+    connection: Any
 
 
 class Takes0(Protocol[R_co]):
@@ -81,13 +100,31 @@ def make_start(name: str, body: bytes, queue: str, options: StartOptions) -> Sta
     return Start(
         id=new_id() if id_ is None else _checked_id(id_),
         name=name,
-        queue=_checked_queue(options.get("queue") or queue),
+        queue=queue_name(options.get("queue") or queue),
         codec=JSON,
         input=body,
         priority=_checked_priority(options.get("priority", 1)),
         delay=_checked_delay(options.get("delay", 0)),
         attributes=_checked_attributes(options.get("attributes")),
+        run_at=_checked_instant(options.get("run_at"), "run_at"),
+        timeout=_checked_timeout(options.get("timeout")),
+        deadline=_checked_instant(options.get("deadline"), "deadline"),
+        dedup=options.get("dedup"),
+        version=options.get("version"),
+        partition=_checked_partition(options.get("partition")),
     )
+
+
+def _checked_instant(instant: datetime | None, what: str) -> datetime | None:
+    if instant is not None and instant.tzinfo is None:
+        raise UsageError(
+            f"{what}={instant.isoformat()} has no time zone: give it one, for example UTC"
+        )
+    return instant
+
+
+def _checked_timeout(timeout: timedelta | float | None) -> float | None:
+    return None if timeout is None else _checked_delay(timeout, "timeout")
 
 
 def _checked_id(workflow_id: str) -> str:
@@ -101,10 +138,12 @@ def _checked_id(workflow_id: str) -> str:
     return workflow_id
 
 
-def _checked_queue(queue: str) -> str:
-    if not queue.isprintable() or len(queue.encode()) > 200:
-        raise UsageError(f"a queue has a printable name of 1 to 200 bytes, not {queue!r}")
-    return queue
+def _checked_partition(partition: str | None) -> str | None:
+    if partition is None:
+        return None
+    if not partition or not _storable(partition) or len(partition.encode()) > 200:
+        raise UsageError(f"a partition is a text of 1 to 200 bytes, not {partition!r}")
+    return partition
 
 
 def _checked_attributes(attributes: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -134,8 +173,8 @@ def _checked_priority(priority: int) -> int:
     return priority
 
 
-def _checked_delay(delay: timedelta | float) -> float:
+def _checked_delay(delay: timedelta | float, what: str = "delay") -> float:
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
     if not 0 <= seconds <= _LONGEST_SECONDS:
-        raise UsageError(f"delay is between 0 seconds and 100 years, not {delay!r}")
+        raise UsageError(f"{what} is between 0 seconds and 100 years, not {delay!r}")
     return seconds

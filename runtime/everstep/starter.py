@@ -7,8 +7,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from everstep.codec import JSON
-from everstep.errors import PayloadError, WorkflowConflictError
+from everstep.errors import DuplicateWorkflowError, PayloadError, WorkflowConflictError
 from everstep.store.connection import Connection, Link, RowRejected
 from everstep.store.models import Start, Started
 from everstep.store.workflows import Eager, Workflows
@@ -22,6 +24,7 @@ class _Waiting:
     start: Start
     eager: Eager | None
     done: asyncio.Future[bool]
+    again: bool = False
 
 
 class Starter:
@@ -74,6 +77,10 @@ class Starter:
             first = next(iter(batch.values()), head)
             if head.start.id in batch or head.eager is not first.eager:
                 break
+            if head.start.dedup is not None:
+                keys = {(w.start.queue, w.start.dedup) for w in batch.values()}
+                if (head.start.queue, head.start.dedup) in keys:
+                    break
             batch[head.start.id] = self._queue.popleft()
             size += len(head.start.input)
         return list(batch.values())
@@ -93,12 +100,20 @@ class Starter:
             return
         self._started(starts, reply)
         for waiting in batch:
-            if conflict := conflicts.get(waiting.start.id):
+            start = waiting.start
+            if conflict := conflicts.get(start.id):
                 _fail(waiting, conflict)
+            elif holder := reply.duplicates.get(start.id):
+                _fail(waiting, DuplicateWorkflowError(start.dedup or "", holder))
             elif not waiting.done.done():
                 waiting.done.set_result(waiting.start.id not in reply.existing)
 
     async def _bisect(self, batch: list[_Waiting], reason: str) -> None:
+        if len(batch) == 1 and batch[0].start.dedup is not None and not batch[0].again:
+            # Another start with the same key committed in between: the next look finds its holder.
+            batch[0].again = True
+            await self._flush(batch)
+            return
         if len(batch) == 1:
             _fail(
                 batch[0],
@@ -123,11 +138,16 @@ def difference(start: Start, name: str, codec: int, body: bytes) -> WorkflowConf
     """An error if the recorded workflow is another one than the one to be started."""
     if name != start.name:
         return WorkflowConflictError(start.id, f"is of workflow {name!r}, not {start.name!r}")
-    if codec == start.codec == JSON and body != start.input:
+    if codec == start.codec == JSON and not _same(body, start.input):
         return WorkflowConflictError(
             start.id, f"has the input {_brief(body)}, not {_brief(start.input)}"
         )
     return None
+
+
+def _same(one: bytes, other: bytes) -> bool:
+    """Whether two JSON texts say the same, also when another language wrote one of them."""
+    return one == other or bool(msgspec.json.decode(one) == msgspec.json.decode(other))
 
 
 def _brief(body: bytes) -> str:

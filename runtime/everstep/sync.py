@@ -7,13 +7,13 @@ workflow's thread waits for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 
 from everstep.blocking import Client, Handle, wait_on
 from everstep.context import branch_here, current_branch
-from everstep.definitions import PlainStep, Step
+from everstep.definitions import PlainStep, as_step
 from everstep.durable import begin_sleep
 from everstep.errors import UsageError
 
@@ -39,17 +39,14 @@ def sleep(duration: timedelta | float) -> None:
 
 
 @overload
-def run(step: Step[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+def run(step: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
 @overload
-def run(step: PlainStep[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+def run(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
 def run(step: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Call a step of either colour from a plain workflow; an async one runs on the worker's event loop."""
+    step = as_step(step)
     if isinstance(step, PlainStep):
         return step(*args, **kwargs)
-    if not isinstance(step, Step):
-        raise UsageError(
-            f"sync.run() takes a step, not {step!r}: decorate the function with @app.step"
-        )
     branch = current_branch.get()
     if branch is None:
         return _new_loop(step.function(*args, **kwargs))

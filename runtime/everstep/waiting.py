@@ -1,15 +1,19 @@
-"""Waiting inside a workflow: for a moment in memory, for longer parked.
+"""Waiting inside a workflow: for a moment in memory, for longer parked (docs/internals/waiting.md).
 
 A workflow parks when it can do nothing but wait: no step of it is running and no branch has moved for a
 moment. Parking is always allowed (what is not recorded runs again), so this only decides when it is cheap.
+A wake-up cannot be lost: a park carries the count of signals that the last look knew of, and is refused if
+anything has happened since.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
-from everstep.context import Execution
+from everstep.context import Execution, Wait
+from everstep.store.models import Seen
 
 STAY_SECONDS = 1.0
 """Waits shorter than this stay in memory: parking and claiming again cost two commits."""
@@ -17,21 +21,65 @@ STAY_SECONDS = 1.0
 STILL_SECONDS = 0.05
 """How long a workflow with several branches must stand still before it parks."""
 
+LOOK_SECONDS = (0.01, 0.5)
+"""How often a workflow that cannot park looks again: the shortest and the longest pause."""
+
+
+Look = Callable[[], Awaitable[tuple[int, Seen | None]]]
+"""Looks once: how many signals that look knew of, and what it saw, if anything."""
+
 
 async def wait_until(
     execution: Execution, position: tuple[str, int], when: datetime, key: str
 ) -> None:
     """Return once the database's time has reached `when`, or raise Parked."""
-    execution.waits[position] = when
+    execution.waits[position] = Wait(when, None)
     try:
         while (remaining := execution.recorder.clock.until(when)) > 0:
             if remaining <= STAY_SECONDS:
                 await asyncio.sleep(remaining)
             elif await _still(execution):
-                await execution.recorder.park(execution, min(execution.waits.values()), key).wait()
+                await _park(execution, key)
             execution.check()
     finally:
         execution.waits.pop(position, None)
+
+
+async def wait_for(
+    execution: Execution,
+    position: tuple[str, int],
+    look: Look,
+    until: datetime | None,
+    key: str,
+) -> Seen | None:
+    """What `look` sees, once it sees something; None at `until`. Or raise Parked."""
+    pause, longest = LOOK_SECONDS
+    try:
+        while True:
+            signals, seen = await look()
+            execution.waits[position] = Wait(until, signals)
+            execution.check()
+            if seen is not None:
+                return seen
+            remaining = None if until is None else execution.recorder.clock.until(until)
+            if remaining is not None and remaining <= 0:
+                return None
+            if pause >= STAY_SECONDS / 8 and await _still(execution):
+                await _park(execution, key)
+                execution.check()
+            else:
+                await asyncio.sleep(pause if remaining is None else min(pause, remaining))
+                pause = min(pause * 2, longest)
+    finally:
+        execution.waits.pop(position, None)
+
+
+async def _park(execution: Execution, key: str) -> None:
+    waits = execution.waits.values()
+    wake_at = min((wait.until for wait in waits if wait.until is not None), default=None)
+    # The oldest look counts: what a later one of another branch knew of, that one may not have seen.
+    signals = min((wait.signals for wait in waits if wait.signals is not None), default=None)
+    await execution.recorder.park(execution, wake_at, key, signals).wait()
 
 
 async def _still(execution: Execution) -> bool:

@@ -270,9 +270,12 @@ def test_no_database_at_all_is_told(run: Everstep, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("UPDATE everstep.migration SET number = 99 WHERE origin = 'engine'", ("too new",)),
         (
-            "UPDATE everstep.migration SET number = 0 WHERE origin = 'engine'",
+            "UPDATE everstep.migration SET number = 99 WHERE number = (SELECT max(number) FROM everstep.migration WHERE origin = 'engine')",
+            ("too new",),
+        ),
+        (
+            "UPDATE everstep.migration SET number = 0 WHERE number = (SELECT max(number) FROM everstep.migration WHERE origin = 'engine')",
             ("too old", "everstep migrate"),
         ),
         ("DELETE FROM everstep.migration", ("no engine schema", "everstep migrate")),

@@ -25,6 +25,7 @@ from everstep import (
     WorkflowError,
 )
 from everstep.errors import DatabaseRefusedError
+from everstep.migrations.known import newest_known
 from everstep.store import runs
 from everstep.store.connection import Link, Passing, connect, pooled
 
@@ -142,11 +143,15 @@ async def test_a_database_without_the_schema_says_what_to_run(empty_database, ap
 
 async def test_a_schema_of_another_time_is_refused(database, app, sql):
     for number, words in ((999, "too new"), (0, "too old")):
-        sql("UPDATE everstep.migration SET number = %s WHERE origin = 'engine'", [number])
+        sql(
+            "UPDATE everstep.migration SET number = %s WHERE number = "
+            "(SELECT number FROM everstep.migration ORDER BY started_at DESC LIMIT 1)",
+            [number],
+        )
         with pytest.raises(SchemaError, match=words):
             async with Client.connect(database):
                 pass
-    sql("UPDATE everstep.migration SET number = 1 WHERE origin = 'engine'")
+    sql("UPDATE everstep.migration SET number = %s WHERE number = 0", [newest_known()])
 
 
 async def test_a_missing_privilege_is_named(database, sql):
@@ -164,7 +169,7 @@ async def test_a_claim_is_ended_by_the_server_when_it_takes_too_long(
     database, app, sql, monkeypatch
 ):
     """What mark_drained relies on: neither a claim nor a start that claims outlives its time limit."""
-    for name in ("everstep.client", "everstep.engine.tenure"):
+    for name in ("everstep.client_base", "everstep.engine.tenure"):
         monkeypatch.setattr(f"{name}.CLAIM_TIMEOUT_SECONDS", 0.2)
     worker = Worker(app, Settings(url=database, lease_ttl=30))
     async with worker:

@@ -101,8 +101,14 @@ async def test_a_gap_is_a_warning_and_since_leaves_out_old_ones(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("UPDATE everstep.migration SET number = 99", "too new"),
-        ("UPDATE everstep.migration SET number = 0", "too old"),
+        (
+            "UPDATE everstep.migration SET number = 99 WHERE number = (SELECT max(number) FROM everstep.migration)",
+            "too new",
+        ),
+        (
+            "UPDATE everstep.migration SET number = 0 WHERE number = (SELECT max(number) FROM everstep.migration)",
+            "too old",
+        ),
         ("DROP SCHEMA everstep CASCADE", "no engine schema"),
     ],
 )

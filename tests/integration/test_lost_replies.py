@@ -20,7 +20,7 @@ STATEMENTS = {
     "load": (b"FROM everstep.checkpoint WHERE workflow_id = ANY",),
     "commit": (b"leftovers",),
     "register": (b"INSERT INTO everstep.worker",),
-    "declare queues": (b"INSERT INTO everstep.queue",),
+    "declare queues": (b"everstep.declare_queue(",),
     "lanes": (b"suspects",),
     "outcomes": (b"status <> 0",),
     "beat": (b"SET lease_until",),

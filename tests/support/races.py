@@ -115,7 +115,7 @@ async def _take_over(sides: Sides, ids: list[str]) -> set[str]:
     while len(mine) < len(ids):
         await sides.heir.rescue(session)
         claimed = await sides.heir.claim(
-            session, Lane("default", 1), names=["race"], cursor="-infinity", limit=100
+            session, Lane("default", 1), names=["race"], cursor=None, limit=100
         )
         logs = await sides.heir.load(session, [one.id for one in claimed])
         mine |= logs.keys()

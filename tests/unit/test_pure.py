@@ -56,6 +56,8 @@ def test_statements_are_written_for_the_schema_in_use():
 
 def test_the_checkpoints_of_a_worker_are_only_ever_inserted():
     for name, sql in statements("everstep").items():
+        if name == "restart":
+            continue  # a client's: it begins a failed workflow anew, and no worker has it then
         written = re.findall(rb"(?:UPDATE|DELETE FROM)\s+everstep\.checkpoint", sql)
         assert not written, name
 

@@ -18,6 +18,7 @@ _COMMANDS = {
     "migrate": "bring the database's schema up to date",
     "workflow": "start workflows, look at them, stop them",
     "queue": "look at queues, pause and resume them",
+    "schedule": "look at schedules, pause, change and trigger them",
     "version": "look at code versions, make one the current one",
     "doctor": "check a database for anything that is wrong or will be",
 }

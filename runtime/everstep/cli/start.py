@@ -48,6 +48,7 @@ from everstep.handle import Handle
 @click.option(
     "--priority", type=click.IntRange(0, 3), default=1, show_default=True, help="0 is first"
 )
+@click.option("--partition", help="Whose it is, of those that share the queue")
 @click.option(
     "--delay", type=duration, default="0", metavar="TIME", help="Begin later: 30, 5m, 2h, 3d"
 )
@@ -63,6 +64,7 @@ def command(
     workflow_id: str | None,
     queue: str | None,
     priority: int,
+    partition: str | None,
     delay: timedelta,
     wait: bool,
     timeout: timedelta | None,
@@ -89,6 +91,7 @@ def command(
             id=workflow_id,
             queue=queue or DEFAULT_QUEUE,
             priority=priority,
+            partition=partition,
             delay=delay,
         )
         _say_started(handle, wait=wait)

@@ -1,28 +1,29 @@
-"""Claims: takes ready workflows of the lanes that have some, as many as there is room for.
+"""Claims: takes ready workflows of the queues that have some, as many as there is room for.
 
-A lane is a queue and a priority. Claims of a lane begin at a cursor just below the newest `ready_at` seen
-there, so that they stay quick while a long transaction elsewhere keeps dead index entries alive; every ten
-seconds one claim looks at the whole lane, in case something became visible behind the cursor.
+lanes.py decides in which order. An unlimited queue is claimed from lane by lane, by all workers at once; the workers
+of a limited one, or of one with partitions, take turns (store/queues.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
+from everstep.engine.lanes import PRIORITIES, Cursors, Offer, offers
 from everstep.engine.runner import Runner
+from everstep.engine.suspects import Suspects
 from everstep.store.connection import Link
 from everstep.store.models import Claimed, Lane
+from everstep.store.queues import LimitedClaims, Share
 from everstep.store.runs import Runs
 
 MAX_CLAIM = 100
-SKEW = timedelta(seconds=5)
-FULL_LOOK_SECONDS = 10.0
 POLL_SECONDS = (0.05, 2.0)
+CONTENDED_SECONDS = 0.01
+"""When another worker was just claiming from a limited queue, or its rate is about to let something through."""
 
 Observe = Callable[[int, float], None]
 
@@ -36,40 +37,50 @@ class Claimer:
         self,
         link: Link,
         runs: Runs,
+        limited: LimitedClaims,
         runner: Runner,
         *,
         names: Sequence[str],
         queues: Sequence[str],
         slots: int,
         observe: Observe,
+        announce: Callable[[], None],
     ) -> None:
         self._link = link
         self._runs = runs
+        self._limited = limited
         self._runner = runner
         self._names = names
         self._queues = queues
         self._slots = slots
         self._observe = observe
-        self._cursors: dict[Lane, datetime] = {}
-        self._looked: dict[Lane, float] = {}
-        self._patience = random.uniform(30, 90)  # noqa: S311
-        self._suspects_due = time.monotonic() + self._patience
+        self._announce = announce
+        self._cursors = Cursors()
+        self._round = 0
+        self._full: set[str] = set()
+        self._soon: float | None = None
+        self._suspects = Suspects(runner, self._claim_suspect, lambda: self.stopped)
         self._idle = asyncio.Lock()
         self.wake = asyncio.Event()
         self.interval = POLL_SECONDS[0]
         self.stopped = False
+        runner.left = self._left
 
     async def run_once(self) -> int:
-        """Claim from every lane that has something. Returns how many workflows were begun."""
+        """Claim from every queue that has something. Returns how many workflows were begun."""
         async with self._idle:
             if self.stopped or not await self._room():
                 return 0
-            lanes = await self._link.call(lambda c: self._runs.lanes(c, self._queues))
-            claimed = await self._claim_suspect(lanes)
-            for lane in lanes:
-                claimed += await self._drain_lane(lane)
+            looks = self._cursors.begin(self._queues)
+            lanes = await self._link.call(lambda c: self._runs.lanes(c, looks))
+            offered = list(offers(lanes))
+            self._full.intersection_update(o.queue for o in offered)
+            self._soon = None
+            claimed = await self._suspects.run_one(offered) + await self._serve(offered)
         low, high = POLL_SECONDS
         self.interval = low if claimed else min(self.interval * 2, high)
+        if self._soon is not None:
+            self.interval = min(max(self._soon, CONTENDED_SECONDS), high)
         return claimed
 
     def hint(self) -> None:
@@ -84,41 +95,15 @@ class Claimer:
         async with self._idle:
             pass
 
-    async def _claim_suspect(self, lanes: Sequence[Lane]) -> int:
-        """One workflow that keeps crashing its workers, if there is one and nothing else is here to lose."""
-        lanes = [lane for lane in lanes if lane.suspects]
-        now = time.monotonic()
-        if not lanes:
-            self._suspects_due = now + self._patience
-        elif now >= self._suspects_due:
-            # It was never idle: let it finish what it has, and take nothing new meanwhile.
-            await self._until(lambda: not self._runner.executions)
-            self._suspects_due = now + self._patience
-        for lane in lanes:
-            if self._runner.executions or self.stopped:
-                break
-            if await self._claim(lane, 1, suspect=True):
-                await self._until(self._runner.safe)
-                return 1
-        return 0
+    # -- room ------------------------------------------------------------------------------------
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        """Claim nothing until something is true of the runner."""
-        while not condition() and not self.stopped:
-            self._runner.freed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await self._runner.freed.wait()
-
-    async def _drain_lane(self, lane: Lane) -> int:
-        total = 0
-        while not self.stopped and (room := await self._room()):
-            limit = min(room, MAX_CLAIM)
-            claimed = await self._claim(lane, limit)
-            total += claimed
-            if claimed < limit:
-                break
-        return total
+    def _left(self, queue: str) -> None:
+        """A workflow has left this worker. Where no more could run, the next one may begin."""
+        if queue not in self._full:
+            return
+        self.hint()
+        if self.stopped or len(self._runner.executions) > self._slots * 3 // 4:
+            self._announce()  # this worker would not claim it for a while
 
     async def _room(self) -> int:
         """Free slots, once a quarter of them is free: fewer, larger claims."""
@@ -129,34 +114,119 @@ class Claimer:
             self._runner.freed.clear()
             await self._runner.freed.wait()
 
-    async def _claim(self, lane: Lane, limit: int, *, suspect: bool = False) -> int:
-        # Suspects are few, have an index of their own, and may have waited for long.
-        cursor = "-infinity" if suspect else self._cursor(lane)
+    def _room_of(self, offer: Offer) -> int:
+        """How many more of a queue this worker may run, whatever other room there is."""
+        if offer.worker_concurrency is None:
+            return MAX_CLAIM
+        return offer.worker_concurrency - self._runner.running[offer.queue]
+
+    # -- claims ----------------------------------------------------------------------------------
+
+    async def _serve(self, offered: Sequence[Offer]) -> int:
+        """Let the queues take turns for what room there is. Returns how many workflows were begun."""
+        turns = deque(offered)
+        turns.rotate(-self._round)
+        self._round += 1
+        total = 0
+        while turns and not self.stopped and (room := await self._room()):
+            share = -(-room // len(turns))
+            offer = turns.popleft()
+            limit = min(share, MAX_CLAIM, self._room_of(offer))
+            if limit <= 0:
+                self._full.add(offer.queue)
+            else:
+                claim = self._claim_limited if offer.limited else self._claim_lane
+                claimed, more = await claim(offer, limit)
+                total += claimed
+                if more:
+                    turns.append(offer)
+        return total
+
+    async def _claim_lane(self, offer: Offer, limit: int) -> tuple[int, bool]:
+        """From the lane that is due. Returns how many, and whether the queue may have more."""
+        turn = offer.next()
+        if turn is None:
+            return 0, False
+        priority, until = turn
+        cursor = self._cursors.of(offer.queue, priority)
+        claimed = await self._claim(offer.queue, priority, limit, cursor, until)
+        newest = max((c.ready_at for c in claimed if c.ready_at is not None), default=None)
+        if newest is not None:
+            self._cursors.claimed(offer.queue, priority, newest)
+        offer.took(priority, until, newest, full=len(claimed) == limit)
+        return len(claimed), bool(offer.heads)
+
+    async def _claim(
+        self,
+        queue: str,
+        priority: int,
+        limit: int,
+        cursor: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        suspect: bool = False,
+    ) -> list[Claimed]:
         began = time.perf_counter()
         claimed = await self._link.call(
             lambda c: self._runs.claim(
-                c, lane, names=self._names, cursor=cursor, limit=limit, suspect=suspect
+                c,
+                Lane(queue, priority),
+                names=self._names,
+                cursor=cursor,
+                until=until,
+                limit=limit,
+                suspect=suspect,
             )
         )
         self._observe(len(claimed), time.perf_counter() - began)
-        if claimed and not suspect:
-            newest = max(c.ready_at for c in claimed if c.ready_at is not None)
-            self._cursors[lane] = max(self._cursors.get(lane, newest), newest - SKEW)
-        if claimed:
-            await self._begin(claimed)
-        return len(claimed)
+        await self._begin(claimed)
+        return claimed
 
-    def _cursor(self, lane: Lane) -> datetime | str:
-        now = time.monotonic()
-        if now - self._looked.get(lane, -FULL_LOOK_SECONDS) >= FULL_LOOK_SECONDS:
-            self._looked[lane] = now
-            return "-infinity"
-        return self._cursors.get(lane, "-infinity")
+    async def _claim_limited(
+        self, offer: Offer, limit: int, *, suspect: bool = False
+    ) -> tuple[int, bool]:
+        """As many as the queue's limits allow. Returns how many, and whether the queue may have more."""
+        cursors = [None if suspect else self._cursors.of(offer.queue, p) for p in PRIORITIES]
+        began = time.perf_counter()
+        share = await self._link.call(
+            lambda c: self._limited.claim(
+                c, offer.queue, names=self._names, cursors=cursors, limit=limit, suspect=suspect
+            )
+        )
+        if share is None:
+            self._look_again(CONTENDED_SECONDS)
+            return 0, False
+        self._observe(len(share.claimed), time.perf_counter() - began)
+        self._note(offer.queue, share, limit)
+        await self._begin(share.claimed)
+        return len(share.claimed), len(share.claimed) == limit
 
-    async def _begin(self, claimed: list[Claimed]) -> None:
+    def _note(self, queue: str, share: Share, limit: int) -> None:
+        """What a claim of a limited queue says about the next one."""
+        for priority, newest in share.newest.items():
+            self._cursors.claimed(queue, priority, newest)
+        if share.wait is not None:
+            self._full.discard(queue)
+            self._look_again(share.wait)
+        elif len(share.claimed) < limit:
+            # Also if it is only empty. Noted before anything of it can end here, so that no end is missed.
+            self._full.add(queue)
+            if share.more and not share.claimed:
+                self._look_again(POLL_SECONDS[0])
+
+    def _look_again(self, seconds: float) -> None:
+        self._soon = seconds if self._soon is None else min(self._soon, seconds)
+
+    async def _begin(self, claimed: Sequence[Claimed]) -> None:
         ran_before = [c.id for c in claimed if c.epoch > 1]
         logs = (
             await self._link.retry(lambda c: self._runs.load(c, ran_before)) if ran_before else {}
         )
         for one in claimed:
             self._runner.start(one, logs.get(one.id, ()))
+
+    async def _claim_suspect(self, offer: Offer, priority: int | None) -> bool:
+        # Suspects are few, have an index of their own, and may have waited for long: no cursor.
+        if offer.limited or priority is None:
+            return (await self._claim_limited(offer, 1, suspect=True))[0] > 0
+        return bool(await self._claim(offer.queue, priority, 1, suspect=True))

@@ -7,6 +7,7 @@ commits at once, a busy one commits more at a time. All rows of a batch share on
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections import deque
@@ -15,15 +16,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from everstep.acknowledgement import Acknowledgement
-from everstep.context import Execution
+from everstep.context import Execution, Eyes, Transactor
 from everstep.errors import Cancelled, Fenced, Parked, PayloadError
 from everstep.store.connection import Link, RowRejected
-from everstep.store.models import Checkpoint, CommitBatch, Committed, Ending, Verdict
+from everstep.store.models import Checkpoint, CommitBatch, Committed, Ending, Start, Verdict
 from everstep.store.runs import Runs
 
 log = logging.getLogger("everstep")
 
 NEVER = datetime.min.replace(tzinfo=UTC)
+NEVER_SECONDS = 1e10
+"""No timeout, as a number that make_interval takes: three centuries."""
 MAX_ROWS = 300
 MAX_BYTES = 1_048_576
 
@@ -62,8 +65,19 @@ class Committer:
     """Collects rows into groups and commits them, one group at a time, for as long as the lease holds."""
 
     def __init__(
-        self, link: Link, runs: Runs, clock: DatabaseClock, observe: Callable[[int, float], None]
+        self,
+        link: Link,
+        runs: Runs,
+        clock: DatabaseClock,
+        *,
+        observe: Callable[[int, float], None],
+        stir: Callable[[list[str]], None],
+        eyes: Eyes,
+        transactor: Transactor,
     ) -> None:
+        self.transactor = transactor
+        self._stir = stir
+        self.eyes = eyes
         self._link = link
         self._runs = runs
         self.clock = clock
@@ -80,10 +94,17 @@ class Committer:
         """Whether this worker may write and begin effects, as far as it knows. Any thread may ask."""
         return not self.closed and self.lease()
 
-    def checkpoint(self, execution: Execution, row: Checkpoint) -> Acknowledgement:
-        """Add a checkpoint to the next commit."""
-        group = self._collecting(execution, len(row.output or b"") + len(row.error or b"") + 100)
+    def checkpoint(
+        self, execution: Execution, row: Checkpoint, child: Start | None = None
+    ) -> Acknowledgement:
+        """Add a checkpoint to the next commit, and with it the start of a child."""
+        size = len(row.output or b"") + len(row.error or b"") + 100
+        group = self._collecting(
+            execution, size if child is None else size + len(child.input) + 200
+        )
         rows = group.rows
+        if child is not None:
+            _add_child(rows, execution, child)
         rows.c_id.append(execution.id)
         rows.c_epoch.append(execution.epoch)
         rows.c_branch.append(row.branch)
@@ -95,6 +116,8 @@ class Committer:
         rows.c_output.append(row.output)
         rows.c_error.append(row.error)
         rows.c_seconds.append(row.seconds)
+        rows.c_target.append(row.target)
+        rows.c_message.append(row.message)
         return group.done
 
     def finish(
@@ -110,14 +133,20 @@ class Committer:
         rows.d_error.append(error)
         return group.done
 
-    def park(self, execution: Execution, wake_at: datetime | None, key: str) -> Acknowledgement:
-        """Add a park to the next commit: the workflow leaves this worker until it wakes."""
+    def park(
+        self, execution: Execution, wake_at: datetime | None, key: str, signals: int | None
+    ) -> Acknowledgement:
+        """Add a park to the next commit: the workflow leaves this worker until it wakes.
+
+        With `signals`, only if nothing has happened to it since it knew of so many.
+        """
         group = self._collecting(execution, 100)
         rows = group.rows
         rows.p_id.append(execution.id)
         rows.p_epoch.append(execution.epoch)
         rows.p_wake_at.append(wake_at)
         rows.p_key.append(key)
+        rows.p_signals.append(-1 if signals is None else signals)
         return group.done
 
     async def run(self) -> None:
@@ -174,8 +203,10 @@ class Committer:
             group.executions[id_].interrupt(Cancelled())
         if reply.leftovers:
             await self._settle_leftovers(group, _only(rows, set(reply.leftovers)), waiting=waiting)
-        for id_ in rows.p_id:
+        for id_ in set(rows.p_id).difference(reply.stirred):
             group.executions[id_].interrupt(Parked())
+        if reply.wakes or reply.children:
+            self._stir(reply.wakes)
         return reply.at
 
     async def _repeat(self, rows: CommitBatch, *, waiting: bool) -> Committed:
@@ -225,6 +256,24 @@ class Committer:
         )
 
 
+def _add_child(rows: CommitBatch, execution: Execution, start: Start) -> None:
+    rows.s_parent.append(execution.id)
+    rows.s_epoch.append(execution.epoch)
+    rows.s_id.append(start.id)
+    rows.s_name.append(start.name)
+    rows.s_queue.append(start.queue)
+    rows.s_priority.append(start.priority)
+    rows.s_codec.append(start.codec)
+    rows.s_input.append(start.input)
+    rows.s_attributes.append(None if start.attributes is None else json.dumps(start.attributes))
+    rows.s_delay.append(start.delay)
+    rows.s_run_at.append(start.run_at)
+    rows.s_timeout.append(NEVER_SECONDS if start.timeout is None else start.timeout)
+    rows.s_deadline.append(start.deadline)
+    rows.s_version.append(start.version)
+    rows.s_partition.append(start.partition)
+
+
 def _fence_all(group: Group) -> None:
     for execution in group.executions.values():
         execution.interrupt(Fenced())
@@ -255,8 +304,8 @@ def _all_mine(rows: CommitBatch, verdict: Verdict) -> bool:
 def _only(rows: CommitBatch, ids: set[str]) -> CommitBatch:
     """The rows of some workflows."""
     part = CommitBatch()
-    for prefix in ("c_", "d_", "p_"):
-        keep = [i for i, id_ in enumerate(getattr(rows, prefix + "id")) if id_ in ids]
+    for prefix, owner in (("c_", "c_id"), ("d_", "d_id"), ("p_", "p_id"), ("s_", "s_parent")):
+        keep = [i for i, id_ in enumerate(getattr(rows, owner)) if id_ in ids]
         for name in CommitBatch.__slots__:
             if name.startswith(prefix):
                 column = getattr(rows, name)

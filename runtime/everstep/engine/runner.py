@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -14,7 +15,7 @@ from everstep.app import App
 from everstep.context import Branch, Execution, current_branch, log_of
 from everstep.definitions import Workflow
 from everstep.engine.committer import Committer
-from everstep.errors import Cancelled, ControlSignal, Failure, Fenced, Parked
+from everstep.errors import DEADLINE_EXCEEDED, Cancelled, ControlSignal, Failure, Fenced, Parked
 from everstep.store.models import Checkpoint, Claimed, Ending
 
 log = logging.getLogger("everstep")
@@ -23,7 +24,10 @@ Ended = Callable[[str, Ending, bytes | None, bytes | None], None]
 
 
 class Runner:
-    """The workflows under way in this process. `freed` is set whenever one has left."""
+    """The workflows under way in this process, and how many of each queue.
+
+    Whenever one has left, `freed` is set and `left` is called with its queue.
+    """
 
     def __init__(
         self, app: App, committer: Committer, threads: ThreadPoolExecutor, ended: Ended
@@ -34,7 +38,9 @@ class Runner:
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self.executions: dict[str, Execution] = {}
+        self.running: Counter[str] = Counter()
         self.freed = asyncio.Event()
+        self.left: Callable[[str], None] = lambda _: None
 
     def start(self, claimed: Claimed, log_rows: Iterable[Checkpoint] = ()) -> Execution:
         """Begin, or begin again, a workflow this worker has claimed."""
@@ -46,13 +52,15 @@ class Runner:
             loop=self._loop,
             recorder=self._committer,
             max_payload=self._app.max_payload,
+            deadline=claimed.deadline,
             log=log_of(log_rows),
             plain=not workflow.is_async,
             suspect=claimed.suspect,
         )
         self.executions[claimed.id] = execution
+        self.running[claimed.queue] += 1
         execution.task = self._loop.create_task(self._run(execution, workflow, claimed.input))
-        execution.task.add_done_callback(partial(self._left, execution))
+        execution.task.add_done_callback(partial(self._left, execution, claimed.queue))
         if claimed.cancel:
             # Its last owner left before it saw the cancellation.
             execution.signal = Cancelled()
@@ -80,12 +88,12 @@ class Runner:
         except ControlSignal as signal:
             if not isinstance(signal, Cancelled):
                 return
-            ending = _cancelled()
+            ending = _cancelled(execution)
         except asyncio.CancelledError as error:
             if isinstance(execution.signal, (Fenced, Parked)):
                 return
             # Without a signal its own code did it, awaiting a task that was cancelled.
-            ending = _failed(error) if execution.signal is None else _cancelled()
+            ending = _failed(error) if execution.signal is None else _cancelled(execution)
         except (Exception, SystemExit) as error:  # noqa: BLE001
             if isinstance(execution.signal, (Fenced, Parked)):
                 return
@@ -127,10 +135,12 @@ class Runner:
         output, _ = workflow.result.round_trip(value, execution.max_payload)
         return output
 
-    def _left(self, execution: Execution, task: asyncio.Task[None]) -> None:
+    def _left(self, execution: Execution, queue: str, task: asyncio.Task[None]) -> None:
         if self.executions.get(execution.id) is execution:
             del self.executions[execution.id]
+        self.running[queue] -= 1
         self.freed.set()
+        self.left(queue)
         if not task.cancelled() and task.exception() is not None:
             log.error("workflow %s: the engine failed", execution.id, exc_info=task.exception())
 
@@ -139,6 +149,9 @@ def _failed(error: BaseException) -> tuple[Ending, bytes | None, bytes | None]:
     return Ending.FAILED, None, Failure.of(error).encode()
 
 
-def _cancelled() -> tuple[Ending, bytes | None, bytes | None]:
-    failure = Failure("everstep.Cancelled", "the workflow was cancelled")
+def _cancelled(execution: Execution) -> tuple[Ending, bytes | None, bytes | None]:
+    late = execution.deadline and execution.recorder.clock.until(execution.deadline) <= 0
+    failure = (
+        DEADLINE_EXCEEDED if late else Failure("everstep.Cancelled", "the workflow was cancelled")
+    )
     return Ending.CANCELLED, None, failure.encode()

@@ -15,10 +15,12 @@ from datetime import datetime
 from uuid import UUID
 
 from everstep.engine.runner import Runner
-from everstep.errors import Failure
+from everstep.errors import DEADLINE_EXCEEDED, Failure
 from everstep.store.connection import Connection, Link
+from everstep.store.messages import Messages
 from everstep.store.runs import Runs
 from everstep.store.workers import Lease, Workers
+from everstep.store.workflows import Workflows
 
 log = logging.getLogger("everstep")
 
@@ -58,12 +60,14 @@ class Sweeper:
         link: Link,
         runs: Runs,
         workers: Workers,
+        messages: Messages,
         *,
         ttl: float,
         max_crashes: int,
         announce: Callable[[], None],
     ) -> None:
         self._announce = announce
+        self._messages = messages
         self._link = link
         self._runs = runs
         self._workers = workers
@@ -97,6 +101,9 @@ class Sweeper:
             log.error(
                 "gave up %d workflows that crashed more than %d times", buried, self._max_crashes
             )
+        if forgotten := await self._messages.wake_forgotten(connection):
+            log.info("woke %d workflows whose waker had died", forgotten)
+            self._announce()
         await self._workers.forget_workers(connection)
 
 
@@ -106,20 +113,37 @@ class Timers:
     name = "timers"
 
     def __init__(
-        self, link: Link, runs: Runs, workers: Workers, *, announce: Callable[[], None]
+        self,
+        link: Link,
+        runs: Runs,
+        workers: Workers,
+        *,
+        schema: str,
+        announce: Callable[[], None],
     ) -> None:
         self._announce = announce
         self._link = link
         self._runs = runs
         self._workers = workers
+        self._workflows = Workflows(schema)
+        self._messages = Messages(schema)
         self.interval = TIMER_SECONDS
         self.wake = asyncio.Event()
 
     async def run_once(self) -> int:
+        await self._link.call(self._end_overdue)
         woken = await self._link.call(self._wake_due)
         if woken:
             self._announce()
         return woken
+
+    async def _end_overdue(self, connection: Connection) -> None:
+        """Deadlines hold for every open workflow, also for those that no worker has."""
+        if overdue := await self._workflows.overdue(connection):
+            done = await self._workflows.cancel(connection, overdue, DEADLINE_EXCEEDED.encode())
+            if done.wakes:
+                await self._messages.wake(connection, sorted(done.wakes))
+                self._announce()
 
     async def _wake_due(self, connection: Connection) -> int:
         # Reading first keeps an idle fleet from writing four times a second.

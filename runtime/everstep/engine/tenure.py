@@ -18,17 +18,23 @@ from uuid import UUID, uuid4
 from everstep.app import App
 from everstep.engine.claimer import Claimer
 from everstep.engine.committer import Committer, DatabaseClock
+from everstep.engine.declarer import Declarer
 from everstep.engine.heartbeat import Heartbeat, Listener
+from everstep.engine.lookout import Lookout, Waker
 from everstep.engine.loops import run
 from everstep.engine.runner import Ended, Runner
+from everstep.engine.scheduler import Scheduler
 from everstep.engine.sweeper import Strays, Sweeper, Timers
 from everstep.errors import Cancelled, DatabaseUnreachableError
 from everstep.metrics.local import LocalMetrics
 from everstep.metrics.sampler import Sampler
 from everstep.settings import UNVERSIONED, Settings
 from everstep.store.connection import Connection, Link, Passing
+from everstep.store.messages import Messages
 from everstep.store.metrics import MetricRows
+from everstep.store.queues import LimitedClaims, Queues
 from everstep.store.runs import CLAIM_TIMEOUT_SECONDS, Runs
+from everstep.store.transactions import Transactor
 from everstep.store.workers import Workers, WorkerState
 
 log = logging.getLogger("everstep")
@@ -67,20 +73,43 @@ class Tenure:
         self._tasks: list[asyncio.Task[None]] = []
         self._commit_link = Link(settings.url, "everstep commit")
         self._link = Link(settings.url, "everstep worker", CLAIM_TIMEOUT_SECONDS)
+        self._look_link = Link(settings.url, "everstep look")
         self._metrics_link = Link(settings.url, "everstep metrics")
         self._runs = Runs(settings.schema, self.me, settings.version)
         self._workers = Workers(settings.schema, self.me)
         self._clock = DatabaseClock()
-        self.committer = Committer(self._commit_link, self._runs, self._clock, metrics.committed)
+        messages = Messages(settings.schema)
+        self._transactor = Transactor(
+            settings.url, settings.schema, self.me, connections=settings.transactions
+        )
+        self._waker = Waker(self._link, messages, announce)
+        self.committer = Committer(
+            self._commit_link,
+            self._runs,
+            self._clock,
+            observe=metrics.committed,
+            stir=self._waker.stir,
+            eyes=Lookout(self._look_link, messages),
+            transactor=self._transactor,
+        )
         self.runner = Runner(app, self.committer, threads, ended)
         self.claimer = Claimer(
             self._link,
             self._runs,
+            LimitedClaims(settings.schema, self.me, settings.version),
             self.runner,
             names=sorted(app.workflows),
             queues=queues,
             slots=settings.concurrency,
             observe=metrics.claimed,
+            announce=announce,
+        )
+        self._declarer = Declarer(
+            self._link,
+            Queues(settings.schema),
+            settings.version,
+            listened=queues,
+            declared=app.declared_queues.values(),
         )
         self.heartbeat = Heartbeat(
             settings.url,
@@ -91,6 +120,14 @@ class Tenure:
             listener=Listener(beaten=self._beaten, lost=self._lost),
         )
         self.committer.lease = self.heartbeat.held
+        self.scheduler = Scheduler(
+            self._link,
+            list(app.schedules.values()),
+            app=app.name,
+            schema=settings.schema,
+            version=settings.version,
+            announce=announce,
+        )
         self.sampler = Sampler(
             self._metrics_link,
             MetricRows(settings.schema),
@@ -111,9 +148,23 @@ class Tenure:
         self.heartbeat.start()
         settings = self._settings
         self._spawn(self.committer.run())
+        self._spawn(self._waker.run())
         self._spawn(run(self.claimer))
-        self._spawn(run(Timers(self._link, self._runs, self._workers, announce=self._announce)))
+        self._spawn(run(self._declarer))
+        self._spawn(
+            run(
+                Timers(
+                    self._link,
+                    self._runs,
+                    self._workers,
+                    schema=settings.schema,
+                    announce=self._announce,
+                )
+            )
+        )
         self._spawn(run(self.sampler))
+        await self._link.retry(self.scheduler.declare)
+        self._spawn(run(self.scheduler))
         self._spawn(run(Strays(self._link, self._runs, self.runner, interval=settings.lease_ttl)))
         self._spawn(
             run(
@@ -121,6 +172,7 @@ class Tenure:
                     self._link,
                     self._runs,
                     self._workers,
+                    Messages(settings.schema),
                     ttl=settings.lease_ttl,
                     max_crashes=settings.max_crashes,
                     announce=self._announce,
@@ -183,7 +235,7 @@ class Tenure:
             slots=settings.concurrency,
             ttl=settings.lease_ttl,
         )
-        await self._workers.declare_queues(connection, self._queues)
+        await self._declarer.declare(connection)
         if settings.version == UNVERSIONED:
             await self._workers.adopt_routing(connection, settings.version)
         routing = await self._workers.routing(connection)
@@ -209,6 +261,8 @@ class Tenure:
         await self.heartbeat.stop()
         await self._commit_link.close()
         await self._link.close()
+        await self._look_link.close()
+        await self._transactor.close()
         await self._metrics_link.close()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +19,7 @@ from everstep.engine.tenure import Phase, Tenure
 from everstep.metrics.exporter import Exporter
 from everstep.metrics.local import LocalMetrics
 from everstep.metrics.vitals import Vitals
+from everstep.queues import Queue, queue_name
 from everstep.settings import Settings
 from everstep.store.connection import Link
 from everstep.store.hints import Channel, Ear, Notifier
@@ -34,11 +36,13 @@ class Worker:
     `queues`: those to listen to; by default the ones the app's workflows name.
     """
 
-    def __init__(self, app: App, settings: Settings, queues: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, app: App, settings: Settings, queues: Sequence[str | Queue] | None = None
+    ) -> None:
         app.check()
         self.app = app
         self.settings = settings
-        self.queues = list(queues or app.queues())
+        self.queues = [queue_name(queue) for queue in queues or app.queues()]
         self.client = Client(
             settings.url, settings.schema, max_payload=app.max_payload, listen=settings.listen
         )
@@ -131,7 +135,8 @@ class Worker:
         )
         self.tenure = tenure
         await tenure.begin()
-        eager = Eager(tenure.me, self.settings.version, tuple(sorted(self.app.workflows)))
+        names = tuple(sorted(self.app.workflows))
+        eager = Eager(tenure.me, self.settings.version, names, tuple(self.queues))
         self.client.run_here(eager, lambda starts: self._begin_here(tenure, starts))
         log.info(
             "worker %s (pid %d) runs app %s, version %s, queues %s",
@@ -153,7 +158,8 @@ class Worker:
 
     def _begin_here(self, tenure: Tenure, starts: list[Start]) -> None:
         for start in starts:
-            tenure.runner.start(Claimed(start.id, start.name, 1, None, 0, start.codec, start.input))
+            claimed = Claimed(start.id, start.name, 1, None, 0, start.codec, start.input)
+            tenure.runner.start(replace(claimed, queue=start.queue))
 
     def _ended(
         self, workflow_id: str, ending: Ending, output: bytes | None, error: bytes | None

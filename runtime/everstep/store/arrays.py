@@ -64,6 +64,28 @@ class Floats(Column):
         super().__init__(_fixed(values, 701, 8, "d"))
 
 
+class BigInts(Column):
+    """bigint[]; None is null."""
+
+    __slots__ = ()
+
+    def __init__(self, values: Sequence[int | None]) -> None:
+        pack = struct.Struct(">q").pack
+        super().__init__(_varying([None if v is None else pack(v) for v in values], 20))
+
+
+class Jsons(Column):
+    """jsonb[] of JSON texts; None is null."""
+
+    __slots__ = ()
+
+    def __init__(self, values: Sequence[str | None]) -> None:
+        # The leading byte is the version of jsonb's binary form.
+        super().__init__(
+            _varying([None if v is None else b"\x01" + v.encode() for v in values], 3802)
+        )
+
+
 class Texts(Column):
     """text[]; None is null."""
 
@@ -136,6 +158,8 @@ class _ColumnDumper(Dumper):
 _OIDS: dict[type[Column], int] = {
     SmallInts: 1005,
     Ints: 1007,
+    BigInts: 1016,
+    Jsons: 3807,
     Reals: 1021,
     Floats: 1022,
     Texts: 1009,

@@ -16,6 +16,17 @@ class CheckpointKind(IntEnum):
 
     STEP = 1
     SLEEP = 2
+    TIMER = 3
+    RECEIVE = 4
+    SEND = 5
+    PUBLISH = 6
+    EVENT = 7
+    CHILD = 8
+    RESULT = 9
+    VALUE = 10
+    TRANSACTION = 11
+    STARTED = 12
+    STREAM = 13
 
 
 class Status(StrEnum):
@@ -58,23 +69,49 @@ class Start:
     priority: int = 1
     delay: float = 0.0
     attributes: dict[str, Any] | None = None
+    run_at: datetime | None = None
+    timeout: float | None = None
+    deadline: datetime | None = None
+    dedup: str | None = None
+    version: str | None = None
+    partition: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What a batch of starts came to: ids that existed already, and ids this worker claimed at once."""
+    """What a batch of starts came to.
+
+    `existing`: ids that were there already. `claimed`: ids this worker claimed at once. `duplicates`: ids not
+    started because of their deduplication key, each with the workflow that holds it.
+    """
 
     existing: frozenset[str]
     claimed: frozenset[str]
+    duplicates: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A queue and a priority to look for work in, from which `ready_at` on; None: from the beginning."""
+
+    queue: str
+    priority: int
+    cursor: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A queue and a priority with something to claim. `suspects`: some of it keeps crashing its workers."""
+    """A queue and a priority with something to claim; without a priority: workflows with a partition.
+
+    `suspects`: some of it keeps crashing its workers. `limited`: workers have to agree on what they claim.
+    """
 
     queue: str
-    priority: int
-    suspects: bool = field(default=False, compare=False)
+    priority: int | None
+    oldest: datetime | None = None
+    suspects: bool = False
+    limited: bool = False
+    worker_concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +126,8 @@ class Claimed:
     codec: int
     input: bytes
     cancel: bool = False
+    deadline: datetime | None = None
+    queue: str = ""
 
     @property
     def suspect(self) -> bool:
@@ -110,6 +149,8 @@ class Checkpoint:
     error: bytes | None
     seconds: float = 0.0
     recorded_at: datetime | None = None
+    target: str | None = None
+    message: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +163,23 @@ class Outcome:
     codec: int
     output: bytes | None
     error: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a waiting workflow saw: `signals` is how often anything had happened to it in that snapshot.
+
+    `known`: whether the other workflow exists. `finished`: whether nothing more can come. `body` None: nothing
+    there yet. `n` names a message; `outcome` is that of a finished workflow.
+    """
+
+    signals: int
+    known: bool = True
+    finished: bool = False
+    n: int | None = None
+    codec: int = 1
+    body: bytes | None = None
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +208,23 @@ class CommitBatch:
     c_output: list[bytes | None] = field(default_factory=list)
     c_error: list[bytes | None] = field(default_factory=list)
     c_seconds: list[float] = field(default_factory=list)
+    c_target: list[str | None] = field(default_factory=list)
+    c_message: list[int | None] = field(default_factory=list)
+    s_parent: list[str] = field(default_factory=list)
+    s_epoch: list[int] = field(default_factory=list)
+    s_id: list[str] = field(default_factory=list)
+    s_name: list[str] = field(default_factory=list)
+    s_queue: list[str] = field(default_factory=list)
+    s_priority: list[int] = field(default_factory=list)
+    s_codec: list[int] = field(default_factory=list)
+    s_input: list[bytes] = field(default_factory=list)
+    s_attributes: list[str | None] = field(default_factory=list)
+    s_delay: list[float] = field(default_factory=list)
+    s_run_at: list[datetime | None] = field(default_factory=list)
+    s_timeout: list[float] = field(default_factory=list)
+    s_deadline: list[datetime | None] = field(default_factory=list)
+    s_version: list[str | None] = field(default_factory=list)
+    s_partition: list[str | None] = field(default_factory=list)
     d_id: list[str] = field(default_factory=list)
     d_epoch: list[int] = field(default_factory=list)
     d_status: list[int] = field(default_factory=list)
@@ -159,6 +234,7 @@ class CommitBatch:
     p_epoch: list[int] = field(default_factory=list)
     p_wake_at: list[datetime | None] = field(default_factory=list)
     p_key: list[str | None] = field(default_factory=list)
+    p_signals: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.c_id) + len(self.d_id) + len(self.p_id)
@@ -169,11 +245,19 @@ class CommitBatch:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A commit's reply: the database's time, workflows to be cancelled, workflows with rows not taken."""
+    """A commit's reply.
+
+    `at`: the database's time. `cancels`: workflows to be cancelled. `leftovers`: those with rows not taken.
+    `stirred`: those not parked, because something has happened to them. `wakes`: whom these rows wake.
+    `children`: whether any were started.
+    """
 
     at: datetime
     cancels: list[str]
     leftovers: list[str]
+    stirred: list[str]
+    wakes: list[str]
+    children: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncClientCursor
 
-from everstep.store.arrays import Byteas, Column, Ints, Reals, SmallInts, Texts, Timestamps
+from everstep.store.arrays import (
+    BigInts,
+    Byteas,
+    Column,
+    Floats,
+    Ints,
+    Jsons,
+    Reals,
+    SmallInts,
+    Texts,
+    Timestamps,
+)
 from everstep.store.connection import Connection, pooled
-from everstep.store.models import Checkpoint, Claimed, CommitBatch, Committed, Lane, Verdict
+from everstep.store.models import Checkpoint, Claimed, CommitBatch, Committed, Lane, Look, Verdict
 from everstep.store.statements import statements
 
 CLAIM_TIMEOUT_SECONDS = 15
@@ -31,6 +43,23 @@ _COLUMNS: dict[str, type[Column]] = {
     "c_output": Byteas,
     "c_error": Byteas,
     "c_seconds": Reals,
+    "c_target": Texts,
+    "c_message": BigInts,
+    "s_parent": Texts,
+    "s_epoch": Ints,
+    "s_id": Texts,
+    "s_name": Texts,
+    "s_queue": Texts,
+    "s_priority": SmallInts,
+    "s_codec": SmallInts,
+    "s_input": Byteas,
+    "s_attributes": Jsons,
+    "s_delay": Floats,
+    "s_run_at": Timestamps,
+    "s_timeout": Floats,
+    "s_deadline": Timestamps,
+    "s_version": Texts,
+    "s_partition": Texts,
     "d_id": Texts,
     "d_epoch": Ints,
     "d_status": SmallInts,
@@ -40,6 +69,7 @@ _COLUMNS: dict[str, type[Column]] = {
     "p_epoch": Ints,
     "p_wake_at": Timestamps,
     "p_key": Texts,
+    "p_signals": Ints,
 }
 
 
@@ -52,9 +82,14 @@ class Runs:
         self._version = version
         self._commit_waiting = self._sql["commit"].replace(b"SKIP LOCKED", b"")
 
-    async def lanes(self, connection: Connection, queues: Sequence[str]) -> list[Lane]:
-        """Queues and priorities with something to claim, most urgent first."""
-        cursor = await connection.execute(self._sql["lanes"], {"queues": list(queues)})
+    async def lanes(self, connection: Connection, looks: Sequence[Look]) -> list[Lane]:
+        """Where there is something to claim, of the queues and priorities looked at."""
+        arguments = {
+            "queues": Texts([look.queue for look in looks]),
+            "priorities": SmallInts([look.priority for look in looks]),
+            "cursors": Timestamps([look.cursor for look in looks]),
+        }
+        cursor = await connection.execute(self._sql["lanes"], arguments, binary=True)
         return [Lane(*row) for row in await cursor.fetchall()]
 
     async def claim(
@@ -63,11 +98,12 @@ class Runs:
         lane: Lane,
         *,
         names: Sequence[str],
-        cursor: datetime | str,
+        cursor: datetime | None,
         limit: int,
+        until: datetime | None = None,
         suspect: bool = False,
     ) -> list[Claimed]:
-        """Take up to `limit` workflows of a lane, under a server-side time limit.
+        """Take up to `limit` workflows of a lane, ready from `cursor` to `until`.
 
         `suspect`: those that keep crashing their workers, instead of the others.
         """
@@ -75,21 +111,15 @@ class Runs:
             "queue": lane.queue,
             "priority": lane.priority,
             "names": list(names),
-            "cursor": cursor,
+            "cursor": cursor or "-infinity",
+            "until": until or "infinity",
             "limit": limit,
             "suspect": suspect,
             "me": self._me,
             "version": self._version,
         }
-        if not pooled(connection):
-            # The connection carries the limit. One message, one transaction: a worker that is frozen, or whose
-            # loop is blocked, in the middle of it holds no lock and pins nothing.
-            rows = await connection.execute(self._sql["claim"], arguments, binary=True)
-            return [Claimed(*row) for row in await rows.fetchall()]
-        async with AsyncClientCursor(connection) as client_cursor:
-            await client_cursor.execute(_CLAIM_LIMIT + self._sql["claim"], arguments)
-            client_cursor.nextset()
-            return [Claimed(*row) for row in await client_cursor.fetchall()]
+        rows = await claim_rows(connection, self._sql["claim"], arguments)
+        return [Claimed(*row) for row in rows]
 
     async def load(self, connection: Connection, ids: Sequence[str]) -> dict[str, list[Checkpoint]]:
         """The logs of workflows, by id."""
@@ -124,7 +154,7 @@ class Runs:
         cursor = await connection.execute(sql, arguments)
         row = await cursor.fetchone()
         assert row is not None
-        return Committed(row.at, row.cancels, row.leftovers)
+        return Committed(*row)
 
     async def verdicts(
         self, connection: Connection, owned: Sequence[tuple[str, int]]
@@ -170,6 +200,24 @@ class Runs:
     async def wake_due(self, connection: Connection) -> int:
         """Make up to 500 workflows whose timer is due claimable. Returns how many."""
         return await _count(connection, self._sql["wake_due"], {})
+
+
+async def claim_rows(
+    connection: Connection, sql: bytes, arguments: Mapping[str, object]
+) -> list[Any]:
+    """The rows of a claim, which the server ends after CLAIM_TIMEOUT_SECONDS.
+
+    One message and one transaction: a worker that is frozen, or whose loop is blocked, in the middle of it holds
+    no lock and pins nothing.
+    """
+    if not pooled(connection):
+        # The connection carries the limit.
+        rows = await connection.execute(sql, arguments, binary=True)
+        return await rows.fetchall()
+    async with AsyncClientCursor(connection) as client_cursor:
+        await client_cursor.execute(_CLAIM_LIMIT + sql, arguments)
+        client_cursor.nextset()
+        return await client_cursor.fetchall()
 
 
 async def _count(connection: Connection, sql: bytes, arguments: dict[str, object]) -> int:

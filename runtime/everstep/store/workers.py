@@ -1,4 +1,4 @@
-"""Statements of worker.sql: a worker's row, its lease, tickets, and queues."""
+"""Statements of worker.sql: a worker's row, its lease, and tickets."""
 
 from __future__ import annotations
 
@@ -57,9 +57,6 @@ class Workers:
         row = await cursor.fetchone()
         assert row is not None
         return row.at  # type: ignore[no-any-return]
-
-    async def declare_queues(self, connection: Connection, names: Sequence[str]) -> None:
-        await connection.execute(self._sql["declare_queues"], {"names": list(names)})
 
     async def adopt_routing(self, connection: Connection, version: str) -> None:
         """Make `version` current where no version ever was."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import psycopg
+from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb
 
-from everstep.store.arrays import Byteas, Floats, SmallInts, Texts
+from everstep.errors import UsageError
+from everstep.store import arrays
+from everstep.store.arrays import Byteas, Floats, Jsons, SmallInts, Texts, Timestamps
 from everstep.store.connection import Connection, pooled
 from everstep.store.models import (
     Ending,
@@ -26,11 +31,12 @@ from everstep.store.statements import statements
 
 @dataclass(frozen=True, slots=True)
 class Eager:
-    """The worker that starts and claims in one statement, and the names it knows."""
+    """The worker that starts and claims in one statement, the names it knows, the queues it listens to."""
 
     me: UUID
     version: str
     names: tuple[str, ...]
+    queues: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +50,15 @@ class Filter:
     id_prefix: str | None = None
     attributes: dict[str, Any] | None = None
     since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """What became of a cancel: workflows whose worker is told, workflows finished here, and whom to wake."""
+
+    cancelling: list[str]
+    cancelled: list[str]
+    wakes: list[str]
 
 
 class Workflows:
@@ -60,24 +75,23 @@ class Workflows:
             eager = (
                 None  # nothing limits how long this statement, and the version it pins, may take
             )
-        ordered = sorted(starts, key=lambda start: start.id)
-        arguments: dict[str, object] = {
-            "ids": Texts([s.id for s in ordered]),
-            "names": Texts([s.name for s in ordered]),
-            "queues": Texts([s.queue for s in ordered]),
-            "priorities": SmallInts([s.priority for s in ordered]),
-            "delays": Floats([s.delay for s in ordered]),
-            "codecs": SmallInts([s.codec for s in ordered]),
-            "inputs": Byteas([s.input for s in ordered]),
-            "attributes": [None if s.attributes is None else Jsonb(s.attributes) for s in ordered],
-            "me": eager.me if eager else None,
-            "version": eager.version if eager else None,
-            "known": list(eager.names) if eager else [],
-        }
+        arguments = _start_arguments(starts, eager)
         cursor = await connection.execute(self._sql["start"], arguments)
-        row = await cursor.fetchone()
-        assert row is not None
-        return Started(frozenset(row.existing), frozenset(row.claimed))
+        return _started(await cursor.fetchone())
+
+    async def start_within(self, connection: Any, start: Start) -> Started:
+        """Start one workflow in the caller's own transaction, on a connection of theirs (psycopg, SQLAlchemy)."""
+        driver = await driver_connection(connection)
+        arguments = _start_arguments([start], None)
+        if isinstance(driver, psycopg.AsyncConnection):
+            async with driver.cursor(row_factory=namedtuple_row) as cursor:
+                arrays.register(cursor)
+                await cursor.execute(self._sql["start"], arguments)
+                return _started(await cursor.fetchone())
+        with driver.cursor(row_factory=namedtuple_row) as plain:
+            arrays.register(plain)
+            plain.execute(self._sql["start"], arguments)
+            return _started(plain.fetchone())
 
     async def inputs(
         self, connection: Connection, ids: Sequence[str]
@@ -131,13 +145,91 @@ class Workflows:
         )
         return [StepInfo(*row) for row in await cursor.fetchall()]
 
-    async def cancel(self, connection: Connection, workflow_id: str, error: bytes) -> str:
-        """Cancel: 'cancelled' (it was not running), 'cancelling' (its worker is told), 'finished', 'unknown'."""
-        cursor = await connection.execute(self._sql["cancel"], {"id": workflow_id, "error": error})
+    async def cancel(
+        self, connection: Connection, ids: Sequence[str], error: bytes
+    ) -> Cancellation:
+        """Cancel workflows: at once if they are not running, else their workers are told."""
+        arguments = {"ids": sorted(ids), "error": error}
+        cursor = await connection.execute(self._sql["cancel"], arguments)
         row = await cursor.fetchone()
         assert row is not None
-        return str(row.verdict)
+        return Cancellation(row.cancelling, row.cancelled, row.wakes)
+
+    async def overdue(self, connection: Connection) -> list[str]:
+        """Up to 500 open workflows whose deadline has passed."""
+        cursor = await connection.execute(self._sql["overdue"])
+        return [row.id for row in await cursor.fetchall()]
+
+    async def descendants(self, connection: Connection, workflow_id: str) -> list[str]:
+        """Open descendants of a workflow."""
+        cursor = await connection.execute(self._sql["descendants"], {"id": workflow_id})
+        return [row.id for row in await cursor.fetchall()]
+
+    async def restart(self, connection: Connection, start: Start) -> bool:
+        """Begin a failed, cancelled or given-up workflow anew. Returns False if it is none of these."""
+        arguments = {
+            "id": start.id,
+            "priority": start.priority,
+            "partition": start.partition,
+        }
+        cursor = await connection.execute(self._sql["restart"], arguments)
+        return await cursor.fetchone() is not None
 
 
 def _info(row: Any) -> WorkflowInfo:
     return WorkflowInfo(row.id, row.name, Status(row.status), *row[3:])
+
+
+def _start_arguments(starts: Sequence[Start], eager: Eager | None) -> dict[str, object]:
+    ordered = sorted(starts, key=lambda start: start.id)
+    return {
+        "ids": Texts([s.id for s in ordered]),
+        "names": Texts([s.name for s in ordered]),
+        "queues": Texts([s.queue for s in ordered]),
+        "priorities": SmallInts([s.priority for s in ordered]),
+        "delays": Floats([s.delay for s in ordered]),
+        "run_ats": Timestamps([s.run_at for s in ordered]),
+        "timeouts": [s.timeout for s in ordered],
+        "deadlines": Timestamps([s.deadline for s in ordered]),
+        "dedups": Texts([s.dedup for s in ordered]),
+        "versions": Texts([s.version for s in ordered]),
+        "partitions": Texts([s.partition for s in ordered]),
+        "codecs": SmallInts([s.codec for s in ordered]),
+        "inputs": Byteas([s.input for s in ordered]),
+        "attributes": Jsons(
+            [None if s.attributes is None else json.dumps(s.attributes) for s in ordered]
+        ),
+        "me": eager.me if eager else None,
+        "version": eager.version if eager else None,
+        "known": list(eager.names) if eager else [],
+        "listened": list(eager.queues) if eager else [],
+    }
+
+
+def _started(row: Any) -> Started:
+    return Started(
+        existing=frozenset(row.existing),
+        claimed=frozenset(row.claimed),
+        duplicates=dict(zip(row.duplicates, row.holders, strict=True)),
+    )
+
+
+async def driver_connection(
+    connection: Any,
+) -> psycopg.AsyncConnection[Any] | psycopg.Connection[Any]:
+    """The psycopg connection behind a caller's connection or session. Raises UsageError for anything else."""
+    found = connection
+    if hasattr(found, "sync_session"):  # SQLAlchemy AsyncSession
+        found = await found.connection()
+    elif hasattr(found, "get_bind") and callable(getattr(found, "connection", None)):
+        found = found.connection()  # SQLAlchemy Session
+    if hasattr(found, "get_raw_connection"):  # SQLAlchemy AsyncConnection
+        found = (await found.get_raw_connection()).driver_connection
+    elif hasattr(getattr(found, "connection", None), "driver_connection"):  # SQLAlchemy Connection
+        found = found.connection.driver_connection
+    if isinstance(found, (psycopg.AsyncConnection, psycopg.Connection)):
+        return found
+    raise UsageError(
+        f"connection= takes a psycopg connection, or a SQLAlchemy connection or session over psycopg, "
+        f"not {connection!r}"
+    )

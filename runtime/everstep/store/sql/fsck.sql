@@ -11,7 +11,7 @@
 --
 -- MATERIALIZED hides the LIMIT from the planner, which would else hope for an early end and walk whole indexes.
 --
--- Numbers are those of docs/internals/fence-and-rescue.md. I10 to I12 speak of messages, schedules and
+-- Numbers are those of docs/internals/fence-and-rescue.md. I10 and I12 speak of messages and
 -- children, which come with their features.
 BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY;
 SET LOCAL everstep.fsck_since = '-infinity';
@@ -29,13 +29,13 @@ WITH found AS MATERIALIZED (
     UNION ALL
     SELECT 'I1', c.workflow_id, format('checkpoint %s:%s is not as it was written: %s', c.branch, c.seq,
            CASE WHEN (c.output IS NULL) = (c.error IS NULL) THEN 'it has both or neither of output and error'
-                WHEN c.kind NOT IN (1, 2) THEN format('kind %s is unknown', c.kind)
+                WHEN c.kind NOT BETWEEN 1 AND 14 THEN format('kind %s is unknown', c.kind)
                 WHEN c.seq < 1 OR c.attempts < 1 OR c.epoch < 1 THEN 'position, attempts and epoch begin at 1'
                 ELSE 'it was recorded before its workflow began or after it finished' END)
       FROM everstep.checkpoint c JOIN everstep.workflow w ON w.id = c.workflow_id
      WHERE c.workflow_id IN (SELECT r.id FROM everstep.run r UNION ALL SELECT w.id FROM everstep.workflow w
                               WHERE w.finished_at >= current_setting('everstep.fsck_since')::timestamptz)
-       AND ((c.output IS NULL) = (c.error IS NULL) OR c.kind NOT IN (1, 2)
+       AND ((c.output IS NULL) = (c.error IS NULL) OR c.kind NOT BETWEEN 1 AND 14
             OR c.seq < 1 OR c.attempts < 1 OR c.epoch < 1
             OR c.recorded_at < w.created_at OR c.recorded_at > w.finished_at)
     UNION ALL
@@ -157,17 +157,58 @@ SELECT 'I8', m.workflow_id, format('%s messages were consumed at %s:%s', count(*
  LIMIT 100;
 
 -- name: I9
--- Slots of a limited queue: held by running runs only, each once, never more than max_running.
+-- Limits of queues: slots are held by running runs only, each once, and never more than max_running of them, nor more
+-- than partition_max_running of one partition. What ran when a limit was lowered may finish: the queue remembers the
+-- limit from before until it no longer matters. Once a queue knows that all that runs on it holds slots, all does.
 SELECT 'I9' AS invariant, NULL::text AS workflow_id,
-       format('queue %s: %s slots are in use, at most %s are allowed', r.queue, count(*), q.max_running) AS what
+       format('queue %s: %s slots are in use, at most %s are allowed', q.name, count(*), q.max_running) AS what
   FROM everstep.run r JOIN everstep.queue q ON q.name = r.queue
- WHERE r.slot IS NOT NULL GROUP BY r.queue, q.max_running HAVING count(*) > q.max_running
+ WHERE r.slot IS NOT NULL GROUP BY q.name HAVING count(*) > greatest(q.max_running, q.lowered_from)
+UNION ALL
+SELECT 'I9', NULL, format('queue %s: %s run of partition %s, at most %s are allowed', q.name, count(*),
+                          coalesce(quote_literal(r.partition), 'none'), q.partition_max_running)
+  FROM everstep.run r JOIN everstep.queue q ON q.name = r.queue
+ WHERE r.slot IS NOT NULL GROUP BY q.name, r.partition
+HAVING count(*) > greatest(q.partition_max_running, q.partition_lowered_from)
 UNION ALL
 SELECT 'I9', min(r.id), format('queue %s: slot %s is held %s times', r.queue, r.slot, count(*))
   FROM everstep.run r WHERE r.slot IS NOT NULL GROUP BY r.queue, r.slot HAVING count(*) > 1
 UNION ALL
 SELECT 'I9', r.id, format('queue %s: slot %s is held by a run that is not running', r.queue, r.slot)
   FROM everstep.run r WHERE r.slot IS NOT NULL AND r.state <> 2
+UNION ALL
+SELECT 'I9', r.id, format('queue %s has a limit, but this runs without a slot', r.queue)
+  FROM everstep.run r JOIN everstep.queue q ON q.name = r.queue WHERE r.state = 2 AND r.slot IS NULL AND q.slotted
+UNION ALL
+SELECT 'I9', r.id, format('queue %s: slot %s is beyond the limit of %s', r.queue, r.slot, q.max_running)
+  FROM everstep.run r JOIN everstep.queue q ON q.name = r.queue
+ WHERE r.slot > greatest(q.max_running, q.lowered_from)
+ LIMIT 100;
+
+-- name: I11
+-- One workflow per tick of a schedule: id and input say the same tick, none is there before its time, and the
+-- last one is there. The last is looked for within the hour, because finished workflows do not stay for ever.
+WITH t AS MATERIALIZED (
+    SELECT s.name, s.next_at, w.id, split_part(w.id, ':', 3)::bigint AS tick,
+           everstep.payload(w.codec, w.input) ->> s.parameter AS given
+      FROM everstep.schedule s JOIN everstep.workflow w
+        ON w.id >= 'sched:' || s.name || ':' AND w.id < 'sched:' || s.name || ';' AND w.name = s.workflow
+     WHERE w.created_at >= current_setting('everstep.fsck_since')::timestamptz
+       AND split_part(w.id, ':', 3) ~ '^-?[0-9]{1,12}$')
+SELECT 'I11' AS invariant, min(t.id) AS workflow_id,
+       format('schedule %s has %s workflows for tick %s', t.name, count(*), to_timestamp(t.tick)) AS what
+  FROM t GROUP BY t.name, t.tick HAVING count(*) > 1
+UNION ALL
+SELECT 'I11', t.id, format('schedule %s: the id says tick %s, the input says %s', t.name, to_timestamp(t.tick), t.given)
+  FROM t WHERE CASE WHEN t.given ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}T' THEN extract(epoch FROM t.given::timestamptz) <> t.tick END
+UNION ALL
+SELECT 'I11', t.id, format('schedule %s: tick %s is still to come, but has a workflow', t.name, to_timestamp(t.tick))
+  FROM t WHERE t.next_at > everstep.clock() AND t.tick >= extract(epoch FROM t.next_at)
+UNION ALL
+SELECT 'I11', NULL, format('schedule %s: its last tick, %s, has no workflow', s.name, s.last_at)
+  FROM everstep.schedule s
+ WHERE s.last_at > everstep.clock() - interval '1 hour' AND NOT EXISTS (
+       SELECT FROM everstep.workflow w WHERE w.id = 'sched:' || s.name || ':' || extract(epoch FROM s.last_at)::bigint)
  LIMIT 100;
 
 -- name: I13

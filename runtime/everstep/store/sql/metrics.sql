@@ -35,19 +35,34 @@ SELECT NULL, NULL, v.version, 0 FROM everstep.version v WHERE v.state NOT IN ('d
 
 -- name: metrics_oldest
 -- Steps through the index run_ready from queue to queue and takes the first entry of each priority; so a queue
--- that nobody declared, and hence nobody serves, is seen too.
+-- that nobody declared, and hence nobody serves, is seen too. Then through run_partition, from partition to partition.
 WITH RECURSIVE q AS (
-    (SELECT r.queue FROM everstep.run r WHERE r.state = 1 ORDER BY r.queue LIMIT 1)
+    (SELECT r.queue FROM everstep.run r WHERE r.state = 1 AND r.partition IS NULL ORDER BY r.queue LIMIT 1)
     UNION ALL
-    SELECT (SELECT r.queue FROM everstep.run r WHERE r.state = 1 AND r.queue > q.queue ORDER BY r.queue LIMIT 1)
-      FROM q WHERE q.queue IS NOT NULL)
-SELECT q.queue, extract(epoch FROM min(o.ready_at))::float8 AS value
-  FROM q CROSS JOIN generate_series(0, 3) AS p(priority)
- CROSS JOIN LATERAL (
-    SELECT r.ready_at FROM everstep.run r
-     WHERE r.state = 1 AND r.queue = q.queue AND r.priority = p.priority AND r.ready_at <= everstep.clock()
-     ORDER BY r.ready_at LIMIT 1) AS o
- GROUP BY q.queue;
+    SELECT (SELECT r.queue FROM everstep.run r
+             WHERE r.state = 1 AND r.partition IS NULL AND r.queue > q.queue ORDER BY r.queue LIMIT 1)
+      FROM q WHERE q.queue IS NOT NULL),
+p AS (
+    (SELECT r.queue, r.partition FROM everstep.run r WHERE r.state = 1 AND r.partition IS NOT NULL
+      ORDER BY r.queue, r.partition LIMIT 1)
+    UNION ALL
+    SELECT n.queue, n.partition FROM p CROSS JOIN LATERAL (
+        SELECT r.queue, r.partition FROM everstep.run r
+         WHERE r.state = 1 AND r.partition IS NOT NULL AND (r.queue, r.partition) > (p.queue, p.partition)
+         ORDER BY r.queue, r.partition LIMIT 1) n)
+SELECT o.queue, extract(epoch FROM min(o.ready_at))::float8 AS value FROM (
+    SELECT q.queue, l.ready_at FROM q CROSS JOIN generate_series(0, 3) AS s(priority) CROSS JOIN LATERAL (
+        SELECT r.ready_at FROM everstep.run r
+         WHERE r.state = 1 AND r.queue = q.queue AND r.partition IS NULL AND r.priority = s.priority
+           AND r.ready_at <= everstep.clock()
+         ORDER BY r.ready_at LIMIT 1) l
+    UNION ALL
+    SELECT p.queue, l.ready_at FROM p CROSS JOIN generate_series(0, 3) AS s(priority) CROSS JOIN LATERAL (
+        SELECT r.ready_at FROM everstep.run r
+         WHERE r.state = 1 AND r.queue = p.queue AND r.partition = p.partition AND r.priority = s.priority
+           AND r.ready_at <= everstep.clock()
+         ORDER BY r.ready_at LIMIT 1) l) o
+ GROUP BY o.queue;
 
 -- name: metrics_queues
 SELECT q.name AS queue, q.paused::integer::float8 AS value FROM everstep.queue q;

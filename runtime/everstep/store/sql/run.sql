@@ -1,27 +1,42 @@
 -- Transitions made by workers. One statement is one transaction is one transition (docs/internals/).
 
 -- name: lanes
--- Where there is something to claim: queues of mine that are not paused, by priority.
-SELECT q.name AS queue, p.priority::smallint AS priority,
-       EXISTS (SELECT FROM everstep.run r WHERE r.crashes >= 3 AND r.state = 1
-                  AND r.queue = q.name AND r.priority = p.priority) AS suspects
-  FROM everstep.queue q CROSS JOIN generate_series(0, 3) AS p(priority)
- WHERE q.name = ANY (%(queues)s::text[]) AND NOT q.paused
-   AND EXISTS (SELECT FROM everstep.run r
-                WHERE r.queue = q.name AND r.priority = p.priority AND r.state = 1
-                  AND r.ready_at <= everstep.clock())
- ORDER BY p.priority, q.name;
+-- Where there is something to claim: queues of mine that are not paused, and the oldest of each priority. A row without
+-- a priority stands for workflows with a partition. `limited`: workers have to agree on what they claim.
+SELECT q.name AS queue, l.priority, o.ready_at AS oldest, o.suspects, NOT q.open AS limited, q.worker_concurrency
+  FROM unnest(%(queues)s::text[], %(priorities)s::smallint[], %(cursors)s::timestamptz[]) AS l(queue, priority, cursor)
+  JOIN everstep.queue q ON q.name = l.queue AND NOT q.paused
+ CROSS JOIN LATERAL (
+    SELECT (SELECT r.ready_at FROM everstep.run r
+             WHERE r.queue = q.name AND r.priority = l.priority AND r.state = 1 AND r.partition IS NULL
+               AND r.ready_at >= coalesce(l.cursor, '-infinity') AND r.ready_at <= everstep.clock()
+             ORDER BY r.ready_at LIMIT 1) AS ready_at,
+           EXISTS (SELECT FROM everstep.run r WHERE r.crashes >= 3 AND r.state = 1 AND r.partition IS NULL
+                      AND r.queue = q.name AND r.priority = l.priority) AS suspects) o
+ WHERE l.priority IS NOT NULL AND (o.ready_at IS NOT NULL OR o.suspects)
+UNION ALL
+SELECT q.name, NULL, o.ready_at,
+       EXISTS (SELECT FROM everstep.run r WHERE r.crashes >= 3 AND r.state = 1 AND r.partition IS NOT NULL
+                  AND r.queue = q.name),
+       true, q.worker_concurrency
+  FROM everstep.queue q CROSS JOIN LATERAL (
+    SELECT r.ready_at FROM everstep.run r
+     WHERE r.queue = q.name AND r.state = 1 AND r.partition IS NOT NULL LIMIT 1) o
+ WHERE q.name = ANY (%(queues)s::text[]) AND NOT q.paused;
 
 -- name: claim
 -- MATERIALIZED: a sub-select with LIMIT .. SKIP LOCKED can run twice in one plan and claim too much.
--- The lower bound on ready_at keeps the scan off index entries that a pinned horizon keeps alive.
+-- The lower bound on ready_at keeps the scan off index entries that a pinned horizon keeps alive; the upper one stops
+-- where another lane of the queue comes first. Nothing of a queue that was paused or limited since it was looked at.
 -- A run that crashed its worker three times without progress is a suspect: claimed alone, by a worker with nothing
 -- else to lose, so that it takes nobody with it.
-WITH t AS MATERIALIZED (SELECT current, ramping, percent FROM everstep.routing),
+WITH t AS MATERIALIZED (
+    SELECT current, ramping, percent FROM everstep.routing
+     WHERE NOT EXISTS (SELECT FROM everstep.queue q WHERE q.name = %(queue)s AND NOT q.open)),
 c AS MATERIALIZED (
     SELECT r.id FROM everstep.run r, t
-     WHERE r.queue = %(queue)s AND r.priority = %(priority)s AND r.state = 1
-       AND r.ready_at >= %(cursor)s AND r.ready_at <= everstep.clock()
+     WHERE r.queue = %(queue)s AND r.priority = %(priority)s AND r.state = 1 AND r.partition IS NULL
+       AND r.ready_at >= %(cursor)s AND r.ready_at <= least(everstep.clock(), %(until)s)
        AND r.name = ANY (%(names)s::text[])
        AND (r.version = %(version)s OR r.version IS NULL AND %(version)s =
             CASE WHEN (hashtext(r.id) & 2147483647) %% 100 < t.percent THEN t.ramping ELSE t.current END)
@@ -31,13 +46,14 @@ u AS (
     UPDATE everstep.run r SET state = 2, worker_id = k.id, version = %(version)s, epoch = r.epoch + 1
       FROM everstep.worker k
      WHERE r.id = ANY (ARRAY(SELECT id FROM c)) AND k.id = %(me)s AND k.state = 1
-    RETURNING r.id, r.name, r.epoch, r.ready_at, r.crashes, r.cancel,
+    RETURNING r.id, r.name, r.epoch, r.ready_at, r.crashes, r.cancel, r.deadline,
               greatest(extract(epoch FROM everstep.clock() - r.ready_at)::float8, 0) AS waited),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
     SELECT 2, %(queue)s, '', 0, everstep.bucket(waited), count(*), sum(waited) FROM u
      GROUP BY everstep.bucket(waited))
-SELECT u.id, u.name, u.epoch, u.ready_at, u.crashes, w.codec, w.input, u.cancel
+SELECT u.id, u.name, u.epoch, u.ready_at, u.crashes, w.codec, w.input, u.cancel, u.deadline,
+       %(queue)s::text AS queue
   FROM u JOIN everstep.workflow w ON w.id = u.id;
 
 -- name: load
@@ -52,35 +68,85 @@ SELECT workflow_id, branch, seq, kind, name, attempts, codec, output, error, rec
 WITH c AS MATERIALIZED (
     SELECT * FROM unnest(%(c_id)s::text[], %(c_epoch)s::int[], %(c_branch)s::text[], %(c_seq)s::int[],
                          %(c_kind)s::smallint[], %(c_name)s::text[], %(c_attempts)s::smallint[],
-                         %(c_codec)s::smallint[], %(c_output)s::bytea[], %(c_error)s::bytea[], %(c_seconds)s::real[])
-                  AS t(id, epoch, branch, seq, kind, name, attempts, codec, output, error, seconds)),
+                         %(c_codec)s::smallint[], %(c_output)s::bytea[], %(c_error)s::bytea[], %(c_seconds)s::real[],
+                         %(c_target)s::text[], %(c_message)s::bigint[])
+                  AS t(id, epoch, branch, seq, kind, name, attempts, codec, output, error, seconds, target, message)),
+s AS MATERIALIZED (
+    SELECT * FROM unnest(%(s_parent)s::text[], %(s_epoch)s::int[], %(s_id)s::text[], %(s_name)s::text[],
+                         %(s_queue)s::text[], %(s_priority)s::smallint[], %(s_codec)s::smallint[],
+                         %(s_input)s::bytea[], %(s_attributes)s::jsonb[], %(s_delay)s::float8[],
+                         %(s_run_at)s::timestamptz[], %(s_timeout)s::float8[], %(s_deadline)s::timestamptz[],
+                         %(s_version)s::text[], %(s_partition)s::text[])
+                  AS t(parent, epoch, id, name, queue, priority, codec, input, attributes, delay, run_at, timeout,
+                       deadline, version, partition)),
 d AS MATERIALIZED (
     SELECT * FROM unnest(%(d_id)s::text[], %(d_epoch)s::int[], %(d_status)s::smallint[],
                          %(d_output)s::bytea[], %(d_error)s::bytea[])
                   AS t(id, epoch, status, output, error)),
 p AS MATERIALIZED (
-    SELECT * FROM unnest(%(p_id)s::text[], %(p_epoch)s::int[], %(p_wake_at)s::timestamptz[], %(p_key)s::text[])
-                  AS t(id, epoch, wake_at, wait_key)),
+    SELECT * FROM unnest(%(p_id)s::text[], %(p_epoch)s::int[], %(p_wake_at)s::timestamptz[], %(p_key)s::text[],
+                         %(p_signals)s::int[])
+                  AS t(id, epoch, wake_at, wait_key, signals)),
 f AS MATERIALIZED (
-    SELECT r.id, r.epoch, r.cancel, r.version FROM everstep.run r
+    SELECT r.id, r.epoch, r.cancel, r.version, r.signals, r.waiters FROM everstep.run r
      WHERE r.id = ANY (%(ids)s::text[]) AND r.worker_id = %(me)s
      ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED),
 -- Full joins, because the planner takes f for one row: it would nest loops over the batch, n times n.
 fc AS MATERIALIZED (
-    SELECT c.*, f.id AS mine FROM f FULL JOIN c ON c.id = f.id AND c.epoch = f.epoch),
+    SELECT c.*, f.id AS mine, f.waiters FROM f FULL JOIN c ON c.id = f.id AND c.epoch = f.epoch),
 fd AS MATERIALIZED (
     SELECT d.*, f.id AS mine, f.version FROM f FULL JOIN d ON d.id = f.id AND d.epoch = f.epoch),
 fp AS MATERIALIZED (
-    SELECT p.*, f.id AS mine, f.cancel FROM f FULL JOIN p ON p.id = f.id AND p.epoch = f.epoch),
+    SELECT p.*, f.id AS mine, f.cancel, f.signals AS now_signals
+      FROM f FULL JOIN p ON p.id = f.id AND p.epoch = f.epoch),
+fs AS MATERIALIZED (
+    SELECT s.*, f.id AS mine FROM f FULL JOIN s ON s.parent = f.id AND s.epoch = f.epoch),
 n AS (
     INSERT INTO everstep.checkpoint (workflow_id, branch, seq, kind, name, worker_id, epoch, attempts, codec,
                                      output, error, seconds, recorded_at)
     SELECT id, branch, seq, kind, name, %(me)s, epoch, attempts, codec, output, error, seconds, everstep.clock()
       FROM fc WHERE id IS NOT NULL AND mine IS NOT NULL
     ON CONFLICT (workflow_id, branch, seq) DO NOTHING RETURNING workflow_id, branch, seq),
+-- What a checkpoint does besides being one: take a message, send one, publish an event, start a child. A
+-- message is only put down here; waking its receiver would lock another workflow's run, and two workers doing
+-- that to each other's would deadlock. The reply names whom to wake.
+taken AS (
+    UPDATE everstep.message m SET consumed_branch = fc.branch, consumed_seq = fc.seq
+      FROM fc WHERE fc.message IS NOT NULL AND fc.mine IS NOT NULL
+       AND m.workflow_id = fc.id AND m.topic = fc.name AND m.n = fc.message),
+sent AS (
+    INSERT INTO everstep.message (workflow_id, topic, idempotency, codec, body, sent_at)
+    SELECT fc.target, fc.name, fc.id || ':' || fc.branch || ':' || fc.seq, fc.codec, fc.output, everstep.clock()
+      FROM fc JOIN everstep.workflow w ON w.id = fc.target AND w.status = 0
+     WHERE fc.kind = 5 AND fc.mine IS NOT NULL
+    ON CONFLICT (workflow_id, idempotency) WHERE idempotency IS NOT NULL DO NOTHING),
+published AS (
+    INSERT INTO everstep.event (workflow_id, key, codec, body, set_at)
+    SELECT DISTINCT ON (id, name) id, name, codec, output, everstep.clock() FROM fc
+     WHERE kind = 6 AND mine IS NOT NULL ORDER BY id, name, branch DESC, seq DESC
+    ON CONFLICT (workflow_id, key) DO UPDATE SET codec = excluded.codec, body = excluded.body, set_at = excluded.set_at),
+written AS (
+    INSERT INTO everstep.stream (workflow_id, key, branch, seq, codec, body, written_at)
+    SELECT id, name, branch, seq, codec, CASE WHEN target IS NULL THEN output END, everstep.clock() FROM fc
+     WHERE kind = 13 AND mine IS NOT NULL ORDER BY id, branch, seq
+    ON CONFLICT (workflow_id, branch, seq) DO NOTHING),
+cw AS (
+    INSERT INTO everstep.workflow (id, name, queue, parent_id, attributes, codec, input, created_at)
+    SELECT id, name, queue, parent, attributes, codec, input, everstep.clock() FROM fs
+     WHERE id IS NOT NULL AND mine IS NOT NULL
+    ON CONFLICT (id) DO NOTHING RETURNING id),
+cr AS (
+    INSERT INTO everstep.run (id, name, version, queue, partition, priority, state, ready_at, wake_at, deadline, waiters)
+    SELECT fs.id, fs.name, fs.version, fs.queue, fs.partition, fs.priority,
+           CASE WHEN fs.delay > 0 OR fs.run_at > everstep.clock() THEN 3 ELSE 1 END, everstep.clock(),
+           CASE WHEN fs.run_at > everstep.clock() THEN fs.run_at
+                WHEN fs.delay > 0 THEN everstep.clock() + make_interval(secs => fs.delay) END,
+           least(fs.deadline, CASE WHEN fs.timeout < 1e10 THEN everstep.clock() + make_interval(secs => fs.timeout) END),
+           ARRAY[fs.parent]
+      FROM cw JOIN fs ON fs.id = cw.id),
 x AS (
     DELETE FROM everstep.run r USING fd WHERE r.id = fd.id AND fd.mine IS NOT NULL
-    RETURNING r.id, fd.epoch, fd.version, fd.status, fd.output, fd.error),
+    RETURNING r.id, r.waiters, fd.epoch, fd.version, fd.status, fd.output, fd.error),
 w AS (
     UPDATE everstep.workflow w SET status = x.status, version = x.version, output = x.output, error = x.error,
            finished_at = everstep.clock(), finished_by = %(me)s, finished_epoch = x.epoch
@@ -89,18 +155,27 @@ w AS (
 y AS (
     UPDATE everstep.run r SET state = 3, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
            wake_at = fp.wake_at, wait_key = fp.wait_key
-      FROM fp WHERE r.id = fp.id AND fp.mine IS NOT NULL AND NOT fp.cancel RETURNING r.id),
+      FROM fp WHERE r.id = fp.id AND fp.mine IS NOT NULL AND NOT fp.cancel
+       AND (fp.signals < 0 OR fp.signals = fp.now_signals) RETURNING r.id),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
     SELECT 3, queue, name, status, everstep.bucket(seconds), count(*), sum(seconds) FROM w
-     GROUP BY queue, name, status, everstep.bucket(seconds))
+     GROUP BY queue, name, status, everstep.bucket(seconds)
+    UNION ALL
+    SELECT 1, queue, name, 0, 0, count(*), 0 FROM cw JOIN fs USING (id) GROUP BY queue, name)
 SELECT everstep.clock() AS at,
        ARRAY(SELECT f.id FROM f WHERE f.cancel AND NOT EXISTS (SELECT FROM x WHERE x.id = f.id)) AS cancels,
        ARRAY(SELECT c.id FROM c WHERE NOT EXISTS (
                  SELECT FROM n WHERE n.workflow_id = c.id AND n.branch = c.branch AND n.seq = c.seq)
              UNION SELECT d.id FROM d WHERE NOT EXISTS (SELECT FROM w WHERE w.id = d.id)
              UNION SELECT p.id FROM p WHERE NOT EXISTS (SELECT FROM y WHERE y.id = p.id)
-                 AND NOT EXISTS (SELECT FROM fp WHERE fp.id = p.id AND fp.cancel)) AS leftovers;
+                 AND NOT EXISTS (SELECT FROM fp WHERE fp.id = p.id AND (fp.cancel OR fp.signals >= 0 AND fp.signals <> fp.now_signals))
+       ) AS leftovers,
+       ARRAY(SELECT fp.id FROM fp WHERE fp.mine IS NOT NULL AND fp.signals >= 0 AND fp.signals <> fp.now_signals) AS stirred,
+       ARRAY(SELECT fc.target FROM fc WHERE fc.kind = 5 AND fc.mine IS NOT NULL
+             UNION SELECT unnest(fc.waiters) FROM fc WHERE fc.kind = 6 AND fc.mine IS NOT NULL
+             UNION SELECT unnest(x.waiters) FROM x) AS wakes,
+       EXISTS (SELECT FROM cw) AS children;
 
 -- name: verdict
 -- What became of rows the commit did not take: am I still the owner, was it I who finished it (a reply was

@@ -1,4 +1,4 @@
--- A worker's own row, its lease, tickets, versions, and the queues it declares.
+-- A worker's own row, its lease, tickets and versions.
 
 -- name: register
 -- Repeated after a lost reply, it is the same registration.
@@ -9,11 +9,6 @@ INSERT INTO everstep.worker (id, pod, version, state, slots, started_at, lease_u
 VALUES (%(me)s, %(pod)s, %(version)s, 1, %(slots)s, everstep.clock(), everstep.clock() + make_interval(secs => %(ttl)s))
 ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until
 RETURNING everstep.clock() AS at;
-
--- name: declare_queues
-INSERT INTO everstep.queue (name, created_at)
-SELECT name, everstep.clock() FROM unnest(%(names)s::text[]) AS t(name) ORDER BY name
-ON CONFLICT (name) DO NOTHING;
 
 -- name: adopt_routing
 -- Where nobody routes versions (no operator, no version given), the code that runs is the current version.

@@ -1,38 +1,55 @@
 -- Transitions asked for from outside: start, cancel; and the questions a client asks.
 
 -- name: start
--- A batch of starts, sorted by id so that two batches cannot deadlock on each other's keys. A workflow
--- started eagerly (%(me)s is a live worker of the version its id is routed to) is claimed in the same statement.
+-- A batch of starts, sorted by id so that two batches cannot deadlock on each other's keys. A workflow started eagerly
+-- (%(me)s is a live worker of the version its id is routed to, and listens to its queue) is claimed in the same
+-- statement, if the queue has no limit, is not paused, and it has no partition.
 WITH b AS MATERIALIZED (
     SELECT * FROM unnest(%(ids)s::text[], %(names)s::text[], %(queues)s::text[], %(priorities)s::smallint[],
-                         %(delays)s::float8[], %(codecs)s::smallint[], %(inputs)s::bytea[], %(attributes)s::jsonb[])
-                  AS t(id, name, queue, priority, delay, codec, input, attributes)),
+                         %(delays)s::float8[], %(run_ats)s::timestamptz[], %(timeouts)s::float8[],
+                         %(deadlines)s::timestamptz[], %(dedups)s::text[], %(versions)s::text[], %(partitions)s::text[],
+                         %(codecs)s::smallint[], %(inputs)s::bytea[], %(attributes)s::jsonb[])
+                  AS t(id, name, queue, priority, delay, run_at, timeout, deadline, dedup, version, partition,
+                       codec, input, attributes)),
+k AS MATERIALIZED (
+    SELECT b.id, r.id AS holder FROM b JOIN everstep.run r ON r.queue = b.queue AND r.dedup = b.dedup
+     WHERE b.dedup IS NOT NULL AND r.id <> b.id),
 e AS MATERIALIZED (
     SELECT k.id AS worker_id, t.current, t.ramping, t.percent FROM everstep.routing t
       JOIN everstep.worker k ON k.id = %(me)s::uuid AND k.state = 1),
 w AS (
     INSERT INTO everstep.workflow (id, name, queue, attributes, codec, input, created_at)
     SELECT id, name, queue, attributes, codec, input, everstep.clock() FROM b
+     WHERE b.dedup IS NULL OR b.id <> ALL (ARRAY(SELECT k.id FROM k))
     ON CONFLICT (id) DO NOTHING RETURNING id),
 r AS (
-    INSERT INTO everstep.run (id, name, queue, priority, version, state, ready_at, wake_at, worker_id, epoch)
-    SELECT b.id, b.name, b.queue, b.priority,
-           CASE WHEN e.worker_id IS NOT NULL THEN %(version)s END,
-           CASE WHEN e.worker_id IS NOT NULL THEN 2 WHEN b.delay > 0 THEN 3 ELSE 1 END,
+    INSERT INTO everstep.run (id, name, queue, partition, priority, version, state, ready_at, wake_at, deadline, dedup,
+                              worker_id, epoch)
+    SELECT b.id, b.name, b.queue, b.partition, b.priority,
+           CASE WHEN e.worker_id IS NOT NULL THEN %(version)s ELSE b.version END,
+           CASE WHEN e.worker_id IS NOT NULL THEN 2 WHEN b.delay > 0 OR b.run_at > everstep.clock() THEN 3 ELSE 1 END,
            everstep.clock(),
-           CASE WHEN b.delay > 0 THEN everstep.clock() + make_interval(secs => b.delay) END,
+           CASE WHEN b.run_at > everstep.clock() THEN b.run_at
+                WHEN b.delay > 0 THEN everstep.clock() + make_interval(secs => b.delay) END,
+           least(b.deadline, everstep.clock() + make_interval(secs => b.timeout)), b.dedup,
            e.worker_id, CASE WHEN e.worker_id IS NOT NULL THEN 1 ELSE 0 END
       FROM b JOIN w ON w.id = b.id
-      LEFT JOIN e ON b.delay <= 0 AND b.name = ANY (%(known)s::text[]) AND %(version)s =
+      LEFT JOIN e ON b.delay <= 0 AND b.run_at IS NULL AND b.version IS NULL AND b.name = ANY (%(known)s::text[])
+       AND b.queue = ANY (%(listened)s::text[]) AND b.partition IS NULL
+       AND NOT EXISTS (SELECT FROM everstep.queue q WHERE q.name = b.queue
+                          AND (NOT q.open OR q.worker_concurrency IS NOT NULL)) AND %(version)s =
            CASE WHEN (hashtext(b.id) & 2147483647) %% 100 < e.percent THEN e.ramping ELSE e.current END
-    RETURNING id, state),
+    RETURNING id, state, deadline),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
     SELECT 1, b.queue, b.name, 0, 0, count(*), 0 FROM b JOIN w ON w.id = b.id GROUP BY b.queue, b.name
     UNION ALL
     SELECT 2, b.queue, '', 0, everstep.bucket(0), count(*), 0 FROM b JOIN r ON r.id = b.id
      WHERE r.state = 2 GROUP BY b.queue)
-SELECT ARRAY(SELECT b.id FROM b LEFT JOIN w ON w.id = b.id WHERE w.id IS NULL) AS existing,
+SELECT ARRAY(SELECT b.id FROM b LEFT JOIN w ON w.id = b.id WHERE w.id IS NULL
+              AND b.id <> ALL (ARRAY(SELECT k.id FROM k))) AS existing,
+       ARRAY(SELECT k.id FROM k ORDER BY k.id) AS duplicates,
+       ARRAY(SELECT k.holder FROM k ORDER BY k.id) AS holders,
        ARRAY(SELECT r.id FROM r WHERE r.state = 2) AS claimed;
 
 -- name: inputs
@@ -76,7 +93,8 @@ SELECT workflow_id, branch, seq, name, kind, status, attempts, duration, recorde
 -- Running: leave a note that the next commit or heartbeat brings to the worker. Otherwise: finish it here.
 -- The lock comes first and decides which, so a claim or completion racing this one is seen as it ended.
 WITH l AS MATERIALIZED (
-    SELECT r.id, r.state, r.version, r.epoch FROM everstep.run r WHERE r.id = %(id)s FOR UPDATE),
+    SELECT r.id, r.state, r.version, r.epoch, r.waiters FROM everstep.run r
+     WHERE r.id = ANY (%(ids)s::text[]) ORDER BY r.id FOR UPDATE),
 u AS (
     UPDATE everstep.run r SET cancel = true FROM l WHERE r.id = l.id AND l.state = 2 RETURNING r.id),
 d AS (
@@ -89,6 +107,38 @@ w AS (
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
     SELECT 3, queue, name, 3, everstep.bucket(seconds), 1, seconds FROM w)
-SELECT CASE WHEN EXISTS (SELECT FROM u) THEN 'cancelling' WHEN EXISTS (SELECT FROM d) THEN 'cancelled'
-            WHEN EXISTS (SELECT FROM everstep.workflow WHERE id = %(id)s) THEN 'finished'
-            ELSE 'unknown' END AS verdict;
+SELECT ARRAY(SELECT id FROM u) AS cancelling, ARRAY(SELECT id FROM d) AS cancelled,
+       ARRAY(SELECT DISTINCT unnest(l.waiters) FROM l JOIN d ON d.id = l.id) AS wakes;
+
+-- name: overdue
+-- Open workflows whose deadline has passed and that nobody has told yet.
+SELECT r.id FROM everstep.run r
+ WHERE r.deadline <= everstep.clock() AND NOT (r.state = 2 AND r.cancel) ORDER BY r.deadline LIMIT 500;
+
+-- name: descendants
+-- Open descendants of a workflow: children, their children, and so on.
+WITH RECURSIVE t AS (
+    SELECT w.id, w.status FROM everstep.workflow w WHERE w.parent_id = %(id)s
+    UNION ALL
+    SELECT w.id, w.status FROM everstep.workflow w JOIN t ON w.parent_id = t.id)
+SELECT id FROM t WHERE status = 0;
+
+-- name: restart
+-- A workflow that failed begins anew under its id: its log is emptied and it is queued. Returns nothing if it is
+-- open, or succeeded.
+WITH o AS MATERIALIZED (
+    SELECT w.id, w.name, w.queue, w.finished_epoch FROM everstep.workflow w
+     WHERE w.id = %(id)s AND w.status IN (2, 3, 4) FOR UPDATE),
+w AS (
+    UPDATE everstep.workflow w SET status = 0, version = NULL, output = NULL, error = NULL, finished_at = NULL,
+           finished_by = NULL, finished_epoch = NULL
+      FROM o WHERE w.id = o.id),
+d AS (DELETE FROM everstep.checkpoint c USING o WHERE c.workflow_id = o.id),
+e AS (DELETE FROM everstep.event e USING o WHERE e.workflow_id = o.id),
+r AS (
+    INSERT INTO everstep.run (id, name, queue, partition, priority, state, ready_at, epoch)
+    SELECT o.id, o.name, o.queue, %(partition)s, %(priority)s, 1, everstep.clock(), coalesce(o.finished_epoch, 0) + 1 FROM o),
+m AS (
+    INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
+    SELECT 1, queue, name, 0, 0, 1, 0 FROM o)
+SELECT id FROM o;

@@ -1,0 +1,123 @@
+"""Children: workflows started by a workflow, and the results of workflows awaited in one."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from everstep.codec import Payload
+from everstep.context import Branch, Execution
+from everstep.errors import DEADLINE_EXCEEDED, Failure, UnknownWorkflowError
+from everstep.handle import value_of
+from everstep.startable import StartOptions, make_start
+from everstep.store.models import Checkpoint, CheckpointKind, Ending, Outcome, Seen
+from everstep.talking import Position, plain_row
+from everstep.waiting import wait_for
+
+if TYPE_CHECKING:
+    from everstep.definitions import Workflow
+
+
+def start_child(
+    branch: Branch,
+    workflow: Workflow[Any, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: StartOptions,
+) -> Coroutine[Any, Any, str]:
+    """Start a child in the background: its rows and the parent's checkpoint are one statement. Gives its id."""
+    execution = branch.execution
+    body = workflow.arguments.encode(args, kwargs, execution.max_payload)
+    return _start_child(execution, branch.next_position(), workflow, body, options)
+
+
+async def _start_child(
+    execution: Execution,
+    position: Position,
+    workflow: Workflow[Any, Any],
+    body: bytes,
+    options: StartOptions,
+) -> str:
+    row = execution.recorded(position, CheckpointKind.CHILD, workflow.name)
+    if row is not None:
+        assert row.output is not None
+        return str(msgspec.json.decode(row.output)["id"])
+    execution.check()
+    chosen: StartOptions = {**options, "id": options.get("id") or child_id(execution.id, position)}
+    if execution.deadline is not None:
+        # Inherited as an instant: a child has no more time than its parent.
+        mine = options.get("deadline")
+        chosen["deadline"] = execution.deadline if mine is None else min(mine, execution.deadline)
+    start = make_start(workflow.name, body, workflow.queue, chosen)
+    output = msgspec.json.encode({"id": start.id})
+    row = plain_row(position, CheckpointKind.CHILD, workflow.name, output=output, target=start.id)
+    execution.record(row, start)
+    return start.id
+
+
+def child_id(parent: str, position: Position) -> str:
+    """A child's id: its parent's, and the position it was started from."""
+    branch, seq = position
+    return f"{parent}/{branch}:{seq}" if branch else f"{parent}/{seq}"
+
+
+async def call_child(
+    branch: Branch,
+    workflow: Workflow[Any, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    positions: tuple[Position, Position],
+) -> Any:
+    """Run a child and wait for its result: what `await child(x)` does."""
+    execution = branch.execution
+    body = workflow.arguments.encode(args, kwargs, execution.max_payload)
+    started = await _start_child(execution, positions[0], workflow, body, {})
+    return await result_in_workflow(execution, positions[1], started, workflow.result)
+
+
+async def result_in_workflow(
+    execution: Execution, position: Position, workflow_id: str, payload: Payload[Any]
+) -> Any:
+    """Another workflow's result, recorded where it was awaited. Raises its error, on every replay the same."""
+    row = execution.recorded(position, CheckpointKind.RESULT, workflow_id)
+    if row is None:
+        # A child of this very workflow has to be there before it can be looked at.
+        await execution.settle()
+
+        async def look() -> tuple[int, Seen | None]:
+            seen = await execution.recorder.eyes.outcome(execution, workflow_id)
+            if not seen.known:
+                raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+            return seen.signals, seen if seen.finished else None
+
+        seen = await wait_for(execution, position, look, None, f"workflow:{workflow_id}")
+        assert seen is not None
+        assert seen.outcome is not None
+        row = _result_row(position, seen.outcome)
+        execution.record(row)
+    return value_of(_outcome(row), payload)
+
+
+def _result_row(position: Position, outcome: Outcome) -> Checkpoint:
+    error = outcome.error
+    if outcome.status is not Ending.SUCCEEDED and error is None:
+        error = Failure("everstep.Cancelled", "the workflow was cancelled").encode()
+    return plain_row(
+        position, CheckpointKind.RESULT, outcome.id, output=outcome.output, error=error
+    )
+
+
+def _outcome(row: Checkpoint) -> Outcome:
+    """The outcome a RESULT checkpoint stands for; how it ended is told by the failure's type."""
+    if row.error is None:
+        ending = Ending.SUCCEEDED
+    else:
+        endings = {
+            "everstep.Cancelled": Ending.CANCELLED,
+            DEADLINE_EXCEEDED.type: Ending.CANCELLED,
+            "everstep.CrashLoop": Ending.DEAD_LETTER,
+        }
+        ending = endings.get(Failure.decode(row.error).type, Ending.FAILED)
+    return Outcome(row.name, "", ending, row.codec, row.output, row.error)

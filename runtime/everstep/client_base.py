@@ -1,0 +1,113 @@
+"""What every part of a client stands on: its links to the database, and its life from open to close."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Self, TypeVar, cast
+
+from everstep.app import MAX_PAYLOAD
+from everstep.codec import Payload
+from everstep.errors import UsageError
+from everstep.handle import Handle
+from everstep.outcomes import Outcomes
+from everstep.settings import checked_schema
+from everstep.starter import Starter
+from everstep.store.checks import check_schema
+from everstep.store.connection import Link
+from everstep.store.hints import Channel, Ear, Notifier
+from everstep.store.messages import Messages
+from everstep.store.models import Start, Started
+from everstep.store.runs import CLAIM_TIMEOUT_SECONDS
+from everstep.store.workflows import Eager, Workflows
+
+if TYPE_CHECKING:
+    from everstep.client import Client
+
+R = TypeVar("R")
+
+
+class ClientBase:
+    """Links, batches and pollers of one client; `max_payload` limits inputs, in bytes."""
+
+    def __init__(
+        self,
+        url: str,
+        schema: str = "everstep",
+        *,
+        max_payload: int = MAX_PAYLOAD,
+        listen: bool = True,
+    ) -> None:
+        checked_schema(schema)
+        self._max_payload = max_payload
+        # Starts may claim as well, so they are under the time limit of claims.
+        self._start_link = Link(url, "everstep client", CLAIM_TIMEOUT_SECONDS)
+        self._ask_link = Link(url, "everstep client")
+        self._notify_link = Link(url, "everstep notify")
+        self._workflows = Workflows(schema)
+        self._messages = Messages(schema)
+        self._schema = schema
+        self.outcomes = Outcomes(self._ask_link, self._workflows)
+        self._notifier = Notifier(self._notify_link, schema)
+        self._starter = Starter(self._start_link, self._workflows, started=self._after_start)
+        self._ear = Ear(url, schema, {Channel.DONE: self.outcomes.hint}) if listen else None
+        self._here: tuple[Eager, Callable[[list[Start]], None]] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(
+        cls,
+        url: str,
+        schema: str = "everstep",
+        *,
+        max_payload: int = MAX_PAYLOAD,
+        listen: bool = True,
+    ) -> AsyncIterator[Self]:
+        """A client for the time of an `async with`.
+
+        Raises DatabaseUnreachableError, SchemaError or UsageError at once rather than at the first call.
+        """
+        client = cls(url, schema, max_payload=max_payload, listen=listen)
+        await client.open()
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    async def open(self) -> None:
+        """Check the database and begin. `connect` does this."""
+        try:
+            await self._ask_link.first(lambda c: check_schema(c, self._schema))
+        except BaseException:
+            await self.close()
+            raise
+        loops = [self._starter.run(), self.outcomes.run(), self._notifier.run()]
+        if self._ear is not None:
+            loops.append(self._ear.run())
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
+
+    async def close(self) -> None:
+        await self._notifier.finish()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        closed = UsageError("this client is closed: use it inside its `async with` block")
+        self._starter.close(closed)
+        self.outcomes.close(closed)
+        for link in (self._start_link, self._ask_link, self._notify_link):
+            await link.close()
+
+    def run_here(self, eager: Eager | None, begin: Callable[[list[Start]], None]) -> None:
+        """Claim in the starting statement what a worker of this process may run (None: no longer)."""
+        self._here = None if eager is None else (eager, begin)
+
+    def _after_start(self, starts: list[Start], reply: Started) -> None:
+        if reply.claimed and self._here is not None:
+            self._here[1]([s for s in starts if s.id in reply.claimed])
+        if len(reply.claimed) + len(reply.existing) < len(starts):
+            self._notifier.hint(Channel.READY)
+
+    def _handle_of(self, workflow_id: str, payload: Payload[R], *, created: bool) -> Handle[R]:
+        return Handle(cast("Client", self), workflow_id, payload, created=created)

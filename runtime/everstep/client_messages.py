@@ -1,0 +1,90 @@
+"""The part of a client that talks with workflows: messages to them, events and streams from them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from everstep.client_base import ClientBase
+from everstep.codec import JSON, encode_plain
+from everstep.errors import (
+    UnknownWorkflowError,
+)
+from everstep.store.hints import Channel
+
+
+class ClientMessages(ClientBase):
+    """Talks with workflows."""
+
+    async def send(
+        self, workflow_id: str, message: Any, topic: str = "", *, key: str | None = None
+    ) -> bool:
+        """Send a message to a workflow. With `key`, a repeated send changes nothing.
+
+        Returns False if it has finished, and so will never receive it. Raises UnknownWorkflowError.
+        """
+        body = encode_plain(message, f"message of topic {topic!r}", self._max_payload)
+        open_ = await self._ask_link.retry(
+            lambda c: self._messages.send(c, workflow_id, topic, codec=JSON, body=body, key=key)
+        )
+        if open_:
+            await self._ask_link.retry(lambda c: self._messages.wake(c, [workflow_id]))
+            self._notifier.hint(Channel.READY)
+            return True
+        if not await self._ask_link.retry(lambda c: self._workflows.known_ids(c, [workflow_id])):
+            raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+        return False
+
+    async def read_stream(self, workflow_id: str, key: str) -> AsyncIterator[Any]:
+        """The values of a workflow's stream, from its beginning, live until it ends.
+
+        Raises UnknownWorkflowError.
+        """
+        after, pause = 0, 0.01
+        while True:
+            found = await self._ask_link.retry(
+                lambda c, after=after: self._messages.read_stream(c, workflow_id, key, after)  # type: ignore[misc]
+            )
+            if found is None:
+                raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+            values, finished = found
+            for n, body in values:
+                if body is None:
+                    return
+                after = n
+                yield msgspec.json.decode(body)
+            if values:
+                pause = 0.01
+            elif finished:
+                return
+            else:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 0.5)
+
+    async def get_event(
+        self,
+        workflow_id: str,
+        key: str,
+        timeout: timedelta | float = 60.0,  # noqa: ASYNC109
+    ) -> Any:
+        """The value a workflow publishes under a name, waiting for it at most `timeout`.
+
+        Raises TimeoutError, also once the workflow has finished without it, and UnknownWorkflowError.
+        """
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        ends, pause = time.monotonic() + seconds, 0.01
+        while True:
+            seen = await self._ask_link.retry(lambda c: self._messages.event(c, workflow_id, key))
+            if not seen.known:
+                raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+            if seen.body is not None:
+                return msgspec.json.decode(seen.body)
+            if seen.finished or time.monotonic() >= ends:
+                raise TimeoutError(f"{workflow_id!r} published no event {key!r}")
+            await asyncio.sleep(min(pause, max(ends - time.monotonic(), 0)))
+            pause = min(pause * 2, 1.0)

@@ -1,0 +1,216 @@
+"""Messages and events: what workflows say to each other, each recorded where it was said or heard."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from everstep.codec import JSON, Payload, encode_plain
+from everstep.context import Branch, Execution, branch_here
+from everstep.errors import Failure, UnknownWorkflowError, UsageError
+from everstep.store.models import Checkpoint, CheckpointKind, Seen
+from everstep.waiting import wait_for
+
+T = TypeVar("T")
+Position = tuple[str, int]
+
+LONGEST_SECONDS = 100 * 366 * 86_400
+
+
+def seconds_of(duration: timedelta | float, what: str) -> float:
+    """A duration in seconds. Raises UsageError unless it is between 0 and 100 years."""
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    if not 0 <= seconds <= LONGEST_SECONDS:
+        raise UsageError(f"{what} is between 0 seconds and 100 years, not {duration!r}")
+    return seconds
+
+
+def plain_row(
+    position: Position,
+    kind: CheckpointKind,
+    name: str,
+    *,
+    output: bytes | None = None,
+    error: bytes | None = None,
+    target: str | None = None,
+    message: int | None = None,
+) -> Checkpoint:
+    """A checkpoint of something that is not a step: one attempt, no duration."""
+    return Checkpoint(*position, kind, name, 1, JSON, output, error, target=target, message=message)
+
+
+async def deadline_of(
+    execution: Execution, position: Position, kind: CheckpointKind, name: str, seconds: float
+) -> datetime:
+    """The instant `seconds` after the database first recorded this timer; the same on every replay."""
+    row = execution.recorded(position, kind, name)
+    if row is not None and row.recorded_at is not None and row.output is not None:
+        return row.recorded_at + timedelta(seconds=msgspec.json.decode(row.output)["seconds"])
+    body = msgspec.json.encode({"seconds": seconds})
+    recorded_at = await execution.record(plain_row(position, kind, name, output=body)).wait()
+    execution.check()
+    return recorded_at + timedelta(seconds=seconds)
+
+
+@overload
+def recv(
+    topic: str = "", *, timeout: timedelta | float | None = None
+) -> Coroutine[Any, Any, Any]: ...
+@overload
+def recv(
+    topic: str = "", *, timeout: timedelta | float | None = None, as_type: type[T]
+) -> Coroutine[Any, Any, T]: ...
+def recv(
+    topic: str = "", *, timeout: timedelta | float | None = None, as_type: Any = Any
+) -> Coroutine[Any, Any, Any]:
+    """The next message of a topic, in the order they were sent; each is received once.
+
+    Waits parked. Raises TimeoutError after `timeout` (seconds or timedelta), counted from when the wait was
+    first recorded. `as_type` rebuilds the message as a dataclass, pydantic model, …
+    """
+    branch = branch_here("everstep.recv()")
+    payload: Payload[Any] = Payload(as_type, f"message of topic {topic!r}")
+    timer = None if timeout is None else (branch.next_position(), seconds_of(timeout, "a timeout"))
+    return _recv(branch, branch.next_position(), topic, timer, payload)
+
+
+async def _recv(
+    branch: Branch,
+    position: Position,
+    topic: str,
+    timer: tuple[Position, float] | None,
+    payload: Payload[Any],
+) -> Any:
+    execution = branch.execution
+    until = timer and await deadline_of(execution, timer[0], CheckpointKind.TIMER, topic, timer[1])
+    row = execution.recorded(position, CheckpointKind.RECEIVE, topic)
+    if row is None:
+
+        async def look() -> tuple[int, Seen | None]:
+            seen = await execution.recorder.eyes.message(execution, topic)
+            # Another branch may have taken it since the question was asked.
+            there = seen.n is not None and seen.n not in execution.taken
+            return seen.signals, seen if there else None
+
+        seen = await wait_for(execution, position, look, until, f"message:{topic}")
+        if seen is None or seen.n is None:
+            error = Failure("TimeoutError", f"no message of topic {topic!r} came in time")
+            row = plain_row(position, CheckpointKind.RECEIVE, topic, error=error.encode())
+        else:
+            execution.taken.add(seen.n)
+            row = plain_row(
+                position, CheckpointKind.RECEIVE, topic, output=seen.body, message=seen.n
+            )
+        execution.record(row)
+    if row.error is not None:
+        raise TimeoutError(Failure.decode(row.error).message)
+    assert row.output is not None
+    return payload.decode(row.output)
+
+
+def send(workflow_id: str, message: Any, topic: str = "") -> Coroutine[Any, Any, None]:
+    """Send a message to another workflow, exactly once. To one that has finished it is dropped.
+
+    Raises UnknownWorkflowError if there is no such workflow.
+    """
+    branch = branch_here("everstep.send()")
+    body = encode_plain(message, f"message of topic {topic!r}", branch.execution.max_payload)
+    return _send(branch, branch.next_position(), workflow_id, topic, body)
+
+
+async def _send(
+    branch: Branch, position: Position, workflow_id: str, topic: str, body: bytes
+) -> None:
+    execution = branch.execution
+    if execution.recorded(position, CheckpointKind.SEND, topic) is not None:
+        return
+    seen = await execution.recorder.eyes.exists(execution, workflow_id)
+    if not seen.known:
+        raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r} to send to")
+    execution.check()
+    execution.record(
+        plain_row(position, CheckpointKind.SEND, topic, output=body, target=workflow_id)
+    )
+
+
+def set_event(key: str, value: Any) -> Coroutine[Any, Any, None]:
+    """Publish a value under a name. The latest wins; it can be read during the workflow and ever after."""
+    branch = branch_here("everstep.set_event()")
+    body = encode_plain(value, f"event {key!r}", branch.execution.max_payload)
+    return _set_event(branch, branch.next_position(), key, body)
+
+
+async def _set_event(branch: Branch, position: Position, key: str, body: bytes) -> None:
+    execution = branch.execution
+    if execution.recorded(position, CheckpointKind.PUBLISH, key) is None:
+        execution.check()
+        execution.record(plain_row(position, CheckpointKind.PUBLISH, key, output=body))
+
+
+def write_stream(key: str, value: Any) -> Coroutine[Any, Any, None]:
+    """Append a value to a stream of this workflow, exactly once; readers see it as soon as it is durable."""
+    branch = branch_here("everstep.write_stream()")
+    body = encode_plain(value, f"stream {key!r}", branch.execution.max_payload)
+    return _write(branch, branch.next_position(), key, body, last=False)
+
+
+def close_stream(key: str) -> Coroutine[Any, Any, None]:
+    """End a stream; without this it ends with its workflow."""
+    branch = branch_here("everstep.close_stream()")
+    return _write(branch, branch.next_position(), key, b"null", last=True)
+
+
+async def _write(branch: Branch, position: Position, key: str, body: bytes, *, last: bool) -> None:
+    execution = branch.execution
+    if execution.recorded(position, CheckpointKind.STREAM, key) is None:
+        execution.check()
+        end = "end" if last else None
+        execution.record(plain_row(position, CheckpointKind.STREAM, key, output=body, target=end))
+
+
+def get_event(
+    workflow_id: str, key: str, *, timeout: timedelta | float | None = None
+) -> Coroutine[Any, Any, Any]:
+    """The value another workflow publishes under a name, waiting for it if need be.
+
+    Raises TimeoutError after `timeout`, or once the workflow has finished without publishing it, and
+    UnknownWorkflowError. What was read is recorded: a replay sees the same value.
+    """
+    branch = branch_here("everstep.get_event()")
+    timer = None if timeout is None else (branch.next_position(), seconds_of(timeout, "a timeout"))
+    return _get_event(branch, branch.next_position(), workflow_id, key, timer)
+
+
+async def _get_event(
+    branch: Branch,
+    position: Position,
+    workflow_id: str,
+    key: str,
+    timer: tuple[Position, float] | None,
+) -> Any:
+    execution = branch.execution
+    until = timer and await deadline_of(execution, timer[0], CheckpointKind.TIMER, key, timer[1])
+    row = execution.recorded(position, CheckpointKind.EVENT, key)
+    if row is None:
+
+        async def look() -> tuple[int, Seen | None]:
+            seen = await execution.recorder.eyes.event(execution, workflow_id, key)
+            if not seen.known:
+                raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+            return seen.signals, seen if seen.body is not None or seen.finished else None
+
+        seen = await wait_for(execution, position, look, until, f"event:{workflow_id}:{key}")
+        if seen is None or seen.body is None:
+            why = "in time" if seen is None else "before it finished"
+            failure = Failure("TimeoutError", f"{workflow_id!r} published no event {key!r} {why}")
+            row = plain_row(position, CheckpointKind.EVENT, key, error=failure.encode())
+        else:
+            row = plain_row(position, CheckpointKind.EVENT, key, output=seen.body)
+        execution.record(row)
+    if row.error is not None:
+        raise TimeoutError(Failure.decode(row.error).message)
+    assert row.output is not None
+    return msgspec.json.decode(row.output)

@@ -1,0 +1,97 @@
+"""Several things at once inside a workflow, in an order that a replay repeats."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from everstep.context import Branch, branch_here
+from everstep.durable import ChildHandle
+from everstep.errors import UnknownWorkflowError, UsageError
+from everstep.handle import Handle
+from everstep.store.models import CheckpointKind, Seen
+from everstep.talking import Position, plain_row
+from everstep.waiting import wait_for as wait_for_seen
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+async def as_completed(coroutines: Iterable[Coroutine[Any, Any, T]]) -> AsyncIterator[T]:
+    """Results in the order in which they came, the first time; a replay gives them in the same order.
+
+    Takes the place of `asyncio.as_completed`, whose order is that of a hash table.
+    """
+    branch = branch_here("everstep.as_completed()")
+    left = dict(enumerate(asyncio.ensure_future(coroutine) for coroutine in coroutines))
+    came: list[int] = []
+    for number, task in left.items():
+        task.add_done_callback(lambda _, number=number: came.append(number))  # type: ignore[misc]
+    try:
+        while left:
+            number = await _next_done(branch, branch.next_position(), left, came)
+            yield await left.pop(number)
+    finally:
+        for task in left.values():
+            task.cancel()
+
+
+async def _next_done(
+    branch: Branch, position: Position, left: dict[int, asyncio.Task[T]], came: list[int]
+) -> int:
+    execution = branch.execution
+    row = execution.recorded(position, CheckpointKind.VALUE, "next")
+    if row is not None:
+        assert row.output is not None
+        return int(msgspec.json.decode(row.output))
+    await asyncio.wait(left.values(), return_when=asyncio.FIRST_COMPLETED)
+    number = next(n for n in came if n in left)
+    execution.check()
+    execution.record(
+        plain_row(position, CheckpointKind.VALUE, "next", output=msgspec.json.encode(number))
+    )
+    return number
+
+
+def wait_first(
+    handles: Sequence[ChildHandle[R] | Handle[R]],
+) -> Coroutine[Any, Any, ChildHandle[R] | Handle[R]]:
+    """The first of some workflows to finish, however it ended; a replay gives the same one."""
+    if not handles:
+        raise UsageError("wait_first() takes at least one handle")
+    branch = branch_here("everstep.wait_first()")
+    return _wait_first(branch, branch.next_position(), handles)
+
+
+async def _wait_first(
+    branch: Branch, position: Position, handles: Sequence[ChildHandle[R] | Handle[R]]
+) -> ChildHandle[R] | Handle[R]:
+    execution = branch.execution
+    row = execution.recorded(position, CheckpointKind.VALUE, "first")
+    if row is None:
+        await execution.settle()
+
+        async def look() -> tuple[int, Seen | None]:
+            signals = []
+            for handle in handles:
+                seen = await execution.recorder.eyes.outcome(execution, handle.id)
+                signals.append(seen.signals)
+                if not seen.known:
+                    raise UnknownWorkflowError(f"there is no workflow with id {handle.id!r}")
+                if seen.finished:
+                    return min(signals), seen
+            return min(signals), None
+
+        seen = await wait_for_seen(execution, position, look, None, f"workflow:{handles[0].id}")
+        assert seen is not None
+        assert seen.outcome is not None
+        row = plain_row(
+            position, CheckpointKind.VALUE, "first", output=msgspec.json.encode(seen.outcome.id)
+        )
+        execution.record(row)
+    assert row.output is not None
+    first = msgspec.json.decode(row.output)
+    return next(handle for handle in handles if handle.id == first)
