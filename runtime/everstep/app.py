@@ -5,8 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
+from everstep.decorators import (
+    ScheduleDecorator,
+    StepDecorator,
+    TransactionDecorator,
+    WorkflowDecorator,
+)
 from everstep.definitions import DEFAULT_QUEUE, PlainStep, Step, Workflow
 from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.queues import Queue, Rate, queue_name
@@ -21,38 +27,6 @@ Async = Callable[P, Coroutine[Any, Any, R]]
 
 MAX_PAYLOAD = 1_048_576
 """Default limit of one payload in bytes."""
-
-
-class _StepDecorator(Protocol):
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...  # type: ignore[overload-overlap]
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> PlainStep[P, R]: ...
-
-
-class _TransactionDecorator(Protocol):
-    @overload
-    def __call__(
-        self, function: Callable[Concatenate[AsyncTx, P], Coroutine[Any, Any, R]], /
-    ) -> Transaction[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[Tx, P], R], /) -> PlainTransaction[P, R]: ...
-
-
-class _WorkflowDecorator(Protocol):
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
-
-
-class _ScheduleDecorator(Protocol):
-    @overload
-    def __call__(self, function: Workflow[P, R], /) -> Workflow[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
 
 
 class App:
@@ -83,7 +57,7 @@ class App:
     @overload
     def workflow(
         self, /, *, name: str | None = None, queue: str | Queue = DEFAULT_QUEUE
-    ) -> _WorkflowDecorator: ...
+    ) -> WorkflowDecorator: ...
     def workflow(
         self,
         function: Any = None,
@@ -119,7 +93,7 @@ class App:
         retry: Retry | None = None,
         timeout: timedelta | None = None,
         at_most_once: bool = False,
-    ) -> _StepDecorator: ...
+    ) -> StepDecorator: ...
     def step(
         self,
         function: Any = None,
@@ -166,7 +140,7 @@ class App:
         name: str | None = None,
         retry: Retry | None = None,
         isolation: Isolation = Isolation.READ_COMMITTED,
-    ) -> _TransactionDecorator: ...
+    ) -> TransactionDecorator: ...
     def transaction(
         self,
         function: Any = None,
@@ -206,7 +180,7 @@ class App:
         overlap: Overlap = Overlap.ALLOW,
         name: str | None = None,
         queue: str | Queue | None = None,
-    ) -> _ScheduleDecorator:
+    ) -> ScheduleDecorator:
         """Register a function of a tick as a workflow, started at each tick of a cron expression or interval.
 
         Exactly one workflow per tick, whatever the number of workers. Above an `@app.workflow` or another

@@ -13,6 +13,7 @@ from typing import Any, Generic, Self, TypeVar, Unpack, overload
 from everstep import client as asynchronous
 from everstep import handle as handles
 from everstep.app import MAX_PAYLOAD
+from everstep.blocking_timetable import Timetable
 from everstep.context import current_branch, outside_workflow
 from everstep.definitions import Workflow
 from everstep.errors import UsageError
@@ -159,6 +160,11 @@ class Client:
     def cancel(self, workflow_id: str) -> bool:
         """Cancel a workflow. Returns False if it had finished already."""
         return self._wait(self._async.cancel(workflow_id))
+
+    @property
+    def schedules(self) -> Timetable:
+        """Schedules: pause, resume, change, trigger, backfill."""
+        return Timetable(self._async.schedules, self._wait)
 
     @property
     def _async(self) -> asynchronous.Client:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
+from typing import TypedDict, Unpack
 
 from everstep.cron import Cron, Every, Timing, make_timing, ticks
 from everstep.errors import UsageError
@@ -30,6 +31,17 @@ class Backfill:
 
     started: Sequence[str]
     existing: int
+
+
+class Changes(TypedDict, total=False):
+    """What an operator may change; None is as good as not given. `cron` and `every` exclude each other."""
+
+    cron: str | None
+    every: timedelta | None
+    timezone: str | None
+    catch_up: CatchUp | None
+    overlap: Overlap | None
+    queue: str | None
 
 
 class Timetable:
@@ -56,36 +68,14 @@ class Timetable:
         """Start workflows again, from the next tick on: those of the pause are not caught up."""
         await self._change(name, lambda row: replace(row, paused=False))
 
-    async def set(
-        self,
-        name: str,
-        *,
-        cron: str | None = None,
-        every: timedelta | None = None,
-        timezone: str | None = None,
-        catch_up: CatchUp | None = None,
-        overlap: Overlap | None = None,
-        queue: str | None = None,
-    ) -> None:
+    async def set(self, name: str, **changes: Unpack[Changes]) -> None:
         """Change what is given, until the code declares something else. Every worker follows within a second."""
+        if unknown := changes.keys() - Changes.__annotations__.keys():
+            raise UsageError(f"a schedule has no {', '.join(sorted(unknown))} to change")
+        queue = changes.get("queue")
         if queue is not None:
             await self._check_queue(queue)
-
-        def edit(row: ScheduleRow) -> ScheduleRow:
-            if cron is not None or every is not None:
-                row = _with_timing(
-                    row, make_timing(cron, every, timezone or row.timezone), timezone
-                )
-            elif timezone is not None:
-                row = _with_timing(row, make_timing(row.cron, row.interval, timezone), timezone)
-            return replace(
-                row,
-                catch_up=row.catch_up if catch_up is None else str(catch_up),
-                overlap=row.overlap if overlap is None else str(overlap),
-                queue=row.queue if queue is None else queue,
-            )
-
-        await self._change(name, edit)
+        await self._change(name, lambda row: _changed(row, changes))
 
     async def reset(self, name: str) -> None:
         """Take back every change: put in force what the code declares. A pause stays."""
@@ -171,6 +161,20 @@ class Timetable:
 
 def _timing(row: ScheduleRow) -> Timing:
     return make_timing(row.cron, row.interval, row.timezone)
+
+
+def _changed(row: ScheduleRow, changes: Changes) -> ScheduleRow:
+    cron, every, timezone = changes.get("cron"), changes.get("every"), changes.get("timezone")
+    if cron is not None or every is not None:
+        row = _with_timing(row, make_timing(cron, every, timezone or row.timezone), timezone)
+    elif timezone is not None:
+        row = _with_timing(row, make_timing(row.cron, row.interval, timezone), timezone)
+    return replace(
+        row,
+        catch_up=str(changes.get("catch_up") or row.catch_up),
+        overlap=str(changes.get("overlap") or row.overlap),
+        queue=changes.get("queue") or row.queue,
+    )
 
 
 def _with_timing(row: ScheduleRow, timing: Timing, timezone: str | None) -> ScheduleRow:

@@ -84,6 +84,27 @@ async def test_an_endless_stream_of_urgent_work_does_not_starve_the_rest(databas
     assert order == ["urgent1"] * 3 + ["urgent2"] * 3 + ["patient"] + ["urgent3"] * 2
 
 
+@pytest.mark.parametrize("queue", ["default", "other"])
+async def test_what_comes_while_a_long_queue_is_worked_on_is_seen(queue, sql, worker):
+    """More urgent, or of another queue: it does not wait until a backlog is gone through."""
+    app = App("late")
+
+    @app.workflow
+    async def work() -> None: ...
+
+    app.queue("other")
+    log_starts(sql)
+    sql("SELECT everstep.set_routing('unversioned', NULL, 0, NULL)")
+    put(sql, "default", 3_000, name=work.name)
+    await worker(app, concurrency=20)
+    claimed = "SELECT count(*) FROM start_log"
+    await eventually(lambda: sql.one(claimed) > 100)
+    put(sql, queue, 1, name=work.name, priority=0, prefix="late")
+    seen = sql.one(claimed)
+    await eventually(lambda: not sql.one("SELECT count(*) FROM everstep.run"), within=60)
+    assert sql.one("SELECT n FROM start_log WHERE id LIKE 'late%'") < seen + (3_000 - seen) / 2
+
+
 # -- partitions ------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from support.schedules import HandClock, utc
 from support.waiting import eventually
 
-from everstep import App, CatchUp, Overlap, UsageError, WorkflowCancelledError
+from everstep import App, CatchUp, Filter, Overlap, UsageError, WorkflowCancelledError, sync
 from everstep.cli.schedule import command
 from everstep.engine.scheduler import Scheduler
 from everstep.store.connection import Link, Passing
@@ -111,8 +111,6 @@ async def test_a_tick_starts_a_workflow_that_gets_the_tick(database, client, wor
 
 
 async def first_of(client, prefix):
-    from everstep import Filter
-
     found = await client.list(Filter(id_prefix=prefix))
     return client.handle_named(found[0].id) if found else None
 
@@ -424,12 +422,11 @@ def frequent() -> App:
     return hourly(every=timedelta(minutes=5))
 
 
-@pytest.mark.parametrize(
-    ("former", "current"), [(hourly, frequent), (hourly, without), (without, hourly)]
-)
+@pytest.mark.parametrize("apps", [(hourly, frequent), (hourly, without), (without, hourly)])
 async def test_a_late_declaration_of_the_former_version_changes_nothing(
-    sql, clock, scheduler, monkeypatch, former, current
+    sql, clock, scheduler, monkeypatch, apps
 ):
+    former, current = apps
     old, new = scheduler(former(), "v1"), scheduler(current(), "v2")
     declare = Schedules.declare
     in_force = "SELECT name, state, every FROM everstep.schedules"
@@ -611,3 +608,23 @@ async def test_the_command_line_does_it_all(sql, clock, scheduler, database):
     assert said == "2 workflows started, 0 were there already\n"
     with pytest.raises(UsageError, match="say what to change"):
         await run("set", "hourly")
+
+
+async def test_a_plain_program_has_schedules_too(sql, clock, scheduler, database):
+    await settle(scheduler(hourly()))
+
+    def plain() -> tuple[int, str]:
+        with sync.Client.connect(database) as client:
+            client.schedules.set("hourly", catch_up=CatchUp.SKIP)
+            client.schedules.pause("hourly")
+            client.schedules.resume("hourly")
+            client.schedules.reset("hourly")
+            client.schedules.set("hourly", timezone="UTC", overlap=Overlap.SKIP)
+            done = client.schedules.backfill("hourly", hours(-1)[0], NOON)
+            with pytest.raises(UsageError, match="no colour to change"):
+                client.schedules.set("hourly", colour="red")
+            assert client.schedules.trigger("hourly").startswith("sched:hourly:now:")
+            return len(done.started), client.schedules.list()[0].overlap
+
+    assert await asyncio.to_thread(plain) == (1, "skip")
+    assert (row(sql).catch_up, row(sql).edited) == ("latest", True)

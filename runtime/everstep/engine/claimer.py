@@ -22,6 +22,7 @@ from everstep.store.runs import Runs
 
 MAX_CLAIM = 100
 POLL_SECONDS = (0.05, 2.0)
+ROUND_SECONDS = 0.1
 CONTENDED_SECONDS = 0.01
 """When another worker was just claiming from a limited queue, or its rate is about to let something through."""
 
@@ -67,7 +68,7 @@ class Claimer:
         runner.left = self._left
 
     async def run_once(self) -> int:
-        """Claim from every queue that has something. Returns how many workflows were begun."""
+        """Claim from every queue that has something. Returns how many were begun, if there is more at once."""
         async with self._idle:
             if self.stopped or not await self._room():
                 return 0
@@ -76,12 +77,13 @@ class Claimer:
             offered = list(offers(lanes))
             self._full.intersection_update(o.queue for o in offered)
             self._soon = None
-            claimed = await self._suspects.run_one(offered) + await self._serve(offered)
+            suspects = await self._suspects.run_one(offered)
+            claimed, more = await self._serve(offered)
         low, high = POLL_SECONDS
-        self.interval = low if claimed else min(self.interval * 2, high)
+        self.interval = low if claimed or suspects else min(self.interval * 2, high)
         if self._soon is not None:
             self.interval = min(max(self._soon, CONTENDED_SECONDS), high)
-        return claimed
+        return claimed + suspects if more or suspects else 0
 
     def hint(self) -> None:
         """There may be something to claim."""
@@ -122,13 +124,19 @@ class Claimer:
 
     # -- claims ----------------------------------------------------------------------------------
 
-    async def _serve(self, offered: Sequence[Offer]) -> int:
-        """Let the queues take turns for what room there is. Returns how many workflows were begun."""
+    async def _serve(self, offered: Sequence[Offer]) -> tuple[int, bool]:
+        """Let the queues take turns for what room there is. Returns how many were begun, and whether there is more.
+
+        Ends soon in any case: what has come meanwhile may be more urgent, or of a queue that waits for its turn.
+        """
+        deadline = time.monotonic() + ROUND_SECONDS
         turns = deque(offered)
         turns.rotate(-self._round)
         self._round += 1
         total = 0
         while turns and not self.stopped and (room := await self._room()):
+            if time.monotonic() > deadline:
+                break
             share = -(-room // len(turns))
             offer = turns.popleft()
             limit = min(share, MAX_CLAIM, self._room_of(offer))
@@ -140,7 +148,7 @@ class Claimer:
                 total += claimed
                 if more:
                     turns.append(offer)
-        return total
+        return total, bool(turns)
 
     async def _claim_lane(self, offer: Offer, limit: int) -> tuple[int, bool]:
         """From the lane that is due. Returns how many, and whether the queue may have more."""

@@ -60,7 +60,12 @@ class Scheduler:
         self.wake = asyncio.Event()
 
     async def run_once(self) -> int:
-        moved = await self._link.call(self._round)
+        moved = 0
+        for row in await self._link.call(self._look):
+            # Planned beside the event loop and without the connection: many missed ticks take a while.
+            tick = await asyncio.to_thread(self._plan, row)
+            if tick is not None:
+                moved += await self._link.call(lambda c, r=row, t=tick: self._move(c, r, t))  # type: ignore[misc]
         if moved:
             self._announce()
         return moved
@@ -84,28 +89,19 @@ class Scheduler:
         for name in removed:
             log.info("schedule %s is no longer in the code: it starts nothing more", name)
 
-    async def _round(self, connection: Connection) -> int:
+    async def _look(self, connection: Connection) -> list[ScheduleRow]:
+        """Some of what is due. Also sets the pause, and declares what is not declared yet."""
         look = await self._schedules.look(connection)
         await self.declare(connection, look)
         until = LOOK_SECONDS if look.next_in is None else look.next_in
         self.interval = min(max(until, SHORTEST_SECONDS), LOOK_SECONDS)
         if not look.due:
-            return 0
+            return []
         some = random.sample(look.due, min(len(look.due), _AT_ONCE))
-        moved = 0
-        for row in await self._schedules.rows(connection, some):
-            moved += await self._move(connection, row)
-        return moved
+        return await self._schedules.rows(connection, some)
 
-    async def _move(self, connection: Connection, row: ScheduleRow) -> int:
-        """Fire one schedule's due ticks. A schedule that cannot be computed stands still and says so once."""
-        try:
-            tick = await asyncio.to_thread(plan, row)
-        except UsageError as error:
-            self._complain(row, error)
-            return 0
-        if tick is None:
-            return 0
+    async def _move(self, connection: Connection, row: ScheduleRow, tick: Tick) -> int:
+        """Fire one schedule's due ticks, unless somebody else has."""
         if row.overlap == Overlap.CANCEL_PREVIOUS and row.last_at is not None and tick.ids:
             started = await self._instead(connection, row, tick)
         else:
@@ -114,6 +110,14 @@ class Scheduler:
             return 0
         log.debug("schedule %s: started %s", row.name, ", ".join(started) or "nothing")
         return 1
+
+    def _plan(self, row: ScheduleRow) -> Tick | None:
+        """A schedule that cannot be computed stands still, stops no other, and says so once."""
+        try:
+            return plan(row)
+        except UsageError as error:
+            self._complain(row, error)
+            return None
 
     def _complain(self, row: ScheduleRow, error: UsageError) -> None:
         if (row.name, row.revision) not in self._complained:

@@ -1,0 +1,45 @@
+"""What the decorators of an App take and return, for type checkers: a function's own types are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+
+from everstep.definitions import PlainStep, Step, Workflow
+from everstep.store.transactions import AsyncTx, Tx
+from everstep.transactional import PlainTransaction, Transaction
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class StepDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> PlainStep[P, R]: ...
+
+
+class TransactionDecorator(Protocol):
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[AsyncTx, P], Coroutine[Any, Any, R]], /
+    ) -> Transaction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Tx, P], R], /) -> PlainTransaction[P, R]: ...
+
+
+class WorkflowDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+
+
+class ScheduleDecorator(Protocol):
+    @overload
+    def __call__(self, function: Workflow[P, R], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
