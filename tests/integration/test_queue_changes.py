@@ -52,7 +52,7 @@ def running(sql, queue="q"):
     return sql.one("SELECT count(*) FROM everstep.run WHERE queue = %s AND state = 2", [queue])
 
 
-async def test_a_raised_limit_is_noticed(gated, gate, client, worker, sql, cli):  # noqa: PLR0917
+async def test_a_raised_limit_is_noticed(gated, gate, client, worker, sql, cli):
     await worker()
     for n in range(5):
         await client.start(gated, n)
@@ -135,7 +135,7 @@ async def test_a_queue_limited_between_look_and_claim_is_not_claimed_from_withou
         sql("UPDATE everstep.queue SET paused = false, max_running = NULL")
 
 
-async def test_a_paused_queue_is_not_claimed_from_until_it_goes_on(  # noqa: PLR0917
+async def test_a_paused_queue_is_not_claimed_from_until_it_goes_on(
     app, gated, gate, client, worker, cli
 ):
     gate.set()
