@@ -40,8 +40,8 @@ async def test_workers_killed_and_frozen_lose_nothing_and_record_nothing_twice(
 async def test_live_zombies_are_fenced(database, sql, rng, tmp_path):
     settings = {"STALL_HEARTBEATS": "0.25", "FENCED": str(tmp_path / "fenced")}
     with fleet_of(3, database, tmp_path, **settings) as fleet:
-        started = await start_all(database, 1_500)
-        await survive(fleet, sql, 1_500)
+        started = await start_all(database, 900)
+        await survive(fleet, sql, 900)
         fenced = len(Ledger(tmp_path / "fenced").entries())
         print(f"{fenced} late writes refused")
         assert fenced > 0

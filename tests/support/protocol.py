@@ -45,6 +45,8 @@ class Speaker:
         batch.c_output.append(output)
         batch.c_error.append(None)
         batch.c_seconds.append(0.0)
+        batch.c_target.append(None)
+        batch.c_message.append(None)
         if done:
             add_ending(batch, id_, epoch)
         return await self.runs.commit(self.session, batch)
@@ -61,6 +63,7 @@ class Speaker:
         batch.p_epoch.append(epoch)
         batch.p_wake_at.append(at)
         batch.p_key.append("sleep")
+        batch.p_signals.append(-1)  # it waits for no message
         return await self.runs.commit(self.session, batch)
 
     async def release(self) -> int:

@@ -17,7 +17,7 @@ from everstep.store.runs import Runs
 T = TypeVar("T")
 Rewrite = Callable[[dict[str, bytes]], dict[str, bytes]]
 
-ROWS = 4
+ROWS = 2
 """Workflows of one commit: a group, as a busy worker sends them."""
 
 PAYLOADS = (2, 20_000, 200_000)
@@ -155,4 +155,6 @@ def _checkpoints(ids: list[str], size: int) -> CommitBatch:
         batch.c_output.append(last if id_ == ids[-1] else b"1")
         batch.c_error.append(None)
         batch.c_seconds.append(0.0)
+        batch.c_target.append(None)
+        batch.c_message.append(None)
     return batch
