@@ -235,6 +235,19 @@ async def test_a_claim_is_refused_to_a_worker_that_is_not_live(database, sql, ro
         assert len((await live.claim(5)).claimed) == 1, "the refused claim took the rate's token"
 
 
+async def test_a_claim_behind_a_pooler_is_one_message_too(database, sql, routed):
+    """With nothing prepared and no setting kept, the time limit travels with the claim."""
+    declare(sql, "q", '{"max_running": 2}')
+    put(sql, "q", 3)
+    async with Claimant(database, "q") as claimant:
+        claimant.link._connection.prepare_threshold = None
+        assert len((await claimant.claim(5)).claimed) == 2
+        assert (await claimant.claim(5)).claimed == []
+        with sql.connection.transaction():
+            sql("SELECT FROM everstep.queue WHERE name = 'q' FOR NO KEY UPDATE")
+            assert await claimant.claim(5) is None
+
+
 async def test_who_waits_for_the_lock_of_a_queue_is_not_kept_waiting(database, sql, routed):
     declare(sql, "q", '{"max_running": 1}')
     put(sql, "q", 1)
