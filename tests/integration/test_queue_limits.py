@@ -45,6 +45,21 @@ async def test_eight_claimers_that_die_now_and_then_never_exceed_a_limit(
     assert sql.one("SELECT max(running) FROM start_log") == limit
 
 
+@pytest.mark.slow
+async def test_a_limit_holds_for_half_a_minute_of_claims_and_kills(database, sql, routed, rng):
+    """The number that runs can only rise with a claim, and after each claim it is looked at."""
+    declare(sql, "q", '{"max_running": 10}')
+    put(sql, "q", 20_000)
+    log_starts(sql)
+    seen = await Rush(database, "q", (0.005, 0.02), rng, kill_every=0.5).run(30.0)
+    claims, most = sql("SELECT count(*), max(running) FROM start_log")[0]
+    print(f"{claims} claims, {seen.kills} kills, at most {most} ran")
+    assert seen.kills >= 30
+    assert claims > 1_000
+    assert most == 10
+    assert seen.refused == 0
+
+
 async def test_without_kills_a_limit_is_used_to_the_full(database, sql, routed, rng):
     declare(sql, "q", '{"max_running": 10}')
     put(sql, "q", 2_000)
@@ -218,6 +233,19 @@ async def test_a_claim_is_refused_to_a_worker_that_is_not_live(database, sql, ro
         sql("UPDATE everstep.worker SET state = 2 WHERE id = %s", [dead.me])
         assert (await dead.claim(5)).claimed == []
         assert len((await live.claim(5)).claimed) == 1, "the refused claim took the rate's token"
+
+
+async def test_a_claim_behind_a_pooler_is_one_message_too(database, sql, routed):
+    """With nothing prepared and no setting kept, the time limit travels with the claim."""
+    declare(sql, "q", '{"max_running": 2}')
+    put(sql, "q", 3)
+    async with Claimant(database, "q") as claimant:
+        claimant.link._connection.prepare_threshold = None
+        assert len((await claimant.claim(5)).claimed) == 2
+        assert (await claimant.claim(5)).claimed == []
+        with sql.connection.transaction():
+            sql("SELECT FROM everstep.queue WHERE name = 'q' FOR NO KEY UPDATE")
+            assert await claimant.claim(5) is None
 
 
 async def test_who_waits_for_the_lock_of_a_queue_is_not_kept_waiting(database, sql, routed):

@@ -27,7 +27,7 @@ ALTER TABLE everstep.queue
     ) STORED;                                           -- workers need not agree on what they claim
 ALTER TABLE everstep.queue SET (fillfactor = 50);
 
--- The rate's clock of each partition. A row whose tat has passed says nothing: the sweep takes it away.
+-- The rate's clock of each partition. A row whose tat has passed says nothing, and is taken away.
 CREATE TABLE everstep.queue_partition (
     queue     text COLLATE "C" NOT NULL,
     partition text COLLATE "C" NOT NULL,

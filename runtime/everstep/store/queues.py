@@ -41,8 +41,9 @@ class QueueInfo:
 class Share:
     """What a claim of a limited queue came to.
 
-    `newest`: the newest `ready_at` claimed of each priority, of those without a partition. `wait`: seconds until the rate lets something through; None if it is not the rate that holds it back.
-    `more`: whether there are partitions that were not looked at.
+    `newest`: the newest `ready_at` claimed of each priority, of those without a partition. `wait`: seconds until
+    the rate lets something through; None if it is not the rate that holds it back. `more`: whether there are
+    partitions that were not looked at.
     """
 
     claimed: list[Claimed]
@@ -86,12 +87,16 @@ class LimitedClaims:
         if not rows:
             return None
         taken = [row for row in rows if row.id is not None]
-        newest: dict[int, datetime] = {}
-        for row in taken:
-            if row.priority is not None:
-                newest[row.priority] = max(row.ready_at, newest.get(row.priority, row.ready_at))
         claimed = [Claimed(*row[:-3]) for row in taken]
-        return Share(claimed, newest, rows[0].wait, rows[0].more)
+        return Share(claimed, _newest(taken), rows[0].wait, rows[0].more)
+
+
+def _newest(rows: Sequence[Any]) -> dict[int, datetime]:
+    newest: dict[int, datetime] = {}
+    for row in rows:
+        if row.priority is not None:
+            newest[row.priority] = max(row.ready_at, newest.get(row.priority, row.ready_at))
+    return newest
 
 
 class Queues:
