@@ -30,11 +30,15 @@ demo: .venv/.ready ## feed 500 orders through two workers, kill one, and count w
 	@$(BIN)/python examples/orders/demo.py
 
 .PHONY: test
-test: .venv/.ready ## every test that needs no cluster, on an embedded Postgres
-	@$(PYTEST)
+test: .venv/.ready ## the tests that need no cluster, on an embedded Postgres
+	@$(PYTEST) -m "not slow"
+
+.PHONY: test-slow
+test-slow: .venv/.ready ## the long races and chaos runs
+	@$(PYTEST) -m slow
 
 .PHONY: test-full
-test-full: check test e2e ## everything CI runs: check, test, e2e
+test-full: check test test-slow e2e ## everything CI runs: check, test, e2e
 
 .PHONY: check
 check: .venv/.ready ## format, lint, types, import rules and the quick unit tests
