@@ -12,6 +12,8 @@ export PIP_NO_INPUT := 1
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
+# Most tests wait for something most of the time, so more of them than cores run side by side.
+BESIDE := -n 3 --dist worksteal
 LOCALKUBE := tests/e2e/cluster/localkube
 SCRIPTS := .ci/run scripts/lock scripts/make-venv scripts/render-chart $(LOCALKUBE) tests/e2e/cluster/images
 LOCKS := dev runtime operator build bench
@@ -31,7 +33,7 @@ demo: .venv/.ready ## feed 500 orders through two workers, kill one, and count w
 
 .PHONY: test
 test: .venv/.ready ## the tests that need no cluster, on an embedded Postgres
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow" $(BESIDE)
 
 .PHONY: test-slow
 test-slow: .venv/.ready ## the long races and chaos runs

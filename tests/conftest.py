@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +40,8 @@ def pytest_report_header() -> str:
 
 
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
+# Tests that run side by side (`pytest -n 3`) are processes of their own: all of them have the same seed.
+os.environ["SEED"] = str(SEED)
 
 
 @pytest.fixture
@@ -86,6 +90,13 @@ def sql(database: str) -> Iterator[Sql]:
     runner = Sql(database)
     yield runner
     runner.close()
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder like tmp_path, near enough to the root for the address of a socket in it."""
+    with tempfile.TemporaryDirectory(prefix="everstep-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

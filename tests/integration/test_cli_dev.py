@@ -114,12 +114,12 @@ class Dev:
 
 
 @pytest.fixture
-def dev(tmp_path: Path, fresh_data: Path):
+def dev(short_path: Path, fresh_data: Path):
     started: list[Dev] = []
-    copied(fresh_data, tmp_path / ".everstep" / "postgres")
+    copied(fresh_data, short_path / ".everstep" / "postgres")
 
     def begin(*, workers: int = 1) -> Dev:
-        started.append(Dev(tmp_path, workers=workers))
+        started.append(Dev(short_path, workers=workers))
         return started[-1]
 
     yield begin

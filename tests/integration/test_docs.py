@@ -20,10 +20,10 @@ def has_something_to_run(page):
 @pytest.mark.parametrize(
     "page", [p for p in pages() if has_something_to_run(p)], ids=lambda p: str(p.relative_to(TOP))
 )
-async def test_a_page_does_what_it_says(page, database, tmp_path, monkeypatch):
+async def test_a_page_does_what_it_says(page, database, short_path, monkeypatch):
     monkeypatch.setenv("EVERSTEP_DATABASE_URL", database)
     if page == SQL_PAGE:
         write_history(database, workflows=60_000)
     before = dict(os.environ)
-    await PageRunner(page, database, tmp_path).run()
+    await PageRunner(page, database, short_path).run()
     assert dict(os.environ) == before
