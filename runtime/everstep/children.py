@@ -92,7 +92,7 @@ async def result_in_workflow(
                 raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
             return seen.signals, seen if seen.finished else None
 
-        seen = await wait_for(execution, position, look, None, f"workflow:{workflow_id}")
+        seen = await wait_for(execution, position, look, None, [f"workflow:{workflow_id}"])
         assert seen is not None
         assert seen.outcome is not None
         row = _result_row(position, seen.outcome)

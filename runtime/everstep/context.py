@@ -8,7 +8,8 @@ not depend on how the event loop interleaves tasks. Tasks made inside a step are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -68,10 +69,14 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a branch waits for: an instant, if any, and how many signals its last look knew of, if it looks."""
+    """What a branch waits for: an instant, if any, how many signals its last look knew of, if it looks, and keys.
+
+    The keys say what it waits for, for people and for the sweep (docs/internals/waiting.md).
+    """
 
     until: datetime | None
     signals: int | None
+    keys: tuple[str, ...]
 
 
 @dataclass(eq=False, slots=True)
@@ -93,7 +98,7 @@ class Execution:
     broken: Exception | None = None
     pending: Acknowledgement | None = None
     steps_running: int = 0
-    retries_waiting: int = 0
+    engaged: int = 0
     moves: int = 0
     branches: int = 0
     waits: dict[tuple[str, int], Wait] = field(default_factory=dict)
@@ -139,10 +144,20 @@ class Execution:
         """Wait until everything recorded so far is durable, and raise if this worker may not go on."""
         pending = self.pending
         if pending is not None and pending.at is None:
-            await pending.wait()
+            with self.engagement():
+                await pending.wait()
         if self.recorder.leaving:
             await self.recorder.left.wait()
         self.check()
+
+    @contextmanager
+    def engagement(self) -> Iterator[None]:
+        """While a branch waits for the engine itself, and goes on by itself: nobody would wake it from a park."""
+        self.engaged += 1
+        try:
+            yield
+        finally:
+            self.engaged -= 1
 
     def check(self) -> None:
         """Raise what was decided about this execution from outside, if anything was.

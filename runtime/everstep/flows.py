@@ -167,12 +167,8 @@ async def _attempt(execution: Execution, step: StepContext, call: Call) -> Any:
 
 
 async def _pause(execution: Execution, seconds: float) -> None:
-    # Counted: a workflow that parked now would try again only when it wakes.
-    execution.retries_waiting += 1
-    try:
+    with execution.engagement():
         await asyncio.sleep(seconds)
-    finally:
-        execution.retries_waiting -= 1
     await execution.settle()
 
 

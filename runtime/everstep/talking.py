@@ -50,7 +50,8 @@ async def deadline_of(
     if row is not None and row.recorded_at is not None and row.output is not None:
         return row.recorded_at + timedelta(seconds=msgspec.json.decode(row.output)["seconds"])
     body = msgspec.json.encode({"seconds": seconds})
-    recorded_at = await execution.record(plain_row(position, kind, name, output=body)).wait()
+    with execution.engagement():
+        recorded_at = await execution.record(plain_row(position, kind, name, output=body)).wait()
     execution.check()
     return recorded_at + timedelta(seconds=seconds)
 
@@ -95,7 +96,7 @@ async def _recv(
             there = seen.n is not None and seen.n not in execution.taken
             return seen.signals, seen if there else None
 
-        seen = await wait_for(execution, position, look, until, f"message:{topic}")
+        seen = await wait_for(execution, position, look, until, [f"message:{topic}"])
         if seen is None or seen.n is None:
             error = Failure("TimeoutError", f"no message of topic {topic!r} came in time")
             row = plain_row(position, CheckpointKind.RECEIVE, topic, error=error.encode())
@@ -184,6 +185,11 @@ def get_event(
     return _get_event(branch, branch.next_position(), workflow_id, key, timer)
 
 
+def event_key(workflow_id: str, key: str) -> str:
+    """What a wait for an event is called in wait_key: the second colon ends the id."""
+    return f"event:{workflow_id.replace('%', '%25').replace(':', '%3A')}:{key}"
+
+
 async def _get_event(
     branch: Branch,
     position: Position,
@@ -202,7 +208,7 @@ async def _get_event(
                 raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
             return seen.signals, seen if seen.body is not None or seen.finished else None
 
-        seen = await wait_for(execution, position, look, until, f"event:{workflow_id}:{key}")
+        seen = await wait_for(execution, position, look, until, [event_key(workflow_id, key)])
         if seen is None or seen.body is None:
             why = "in time" if seen is None else "before it finished"
             failure = Failure("TimeoutError", f"{workflow_id!r} published no event {key!r} {why}")

@@ -85,7 +85,8 @@ async def _wait_first(
                     return min(signals), seen
             return min(signals), None
 
-        seen = await wait_for_seen(execution, position, look, None, f"workflow:{handles[0].id}")
+        keys = [f"workflow:{handle.id}" for handle in handles]
+        seen = await wait_for_seen(execution, position, look, None, keys)
         assert seen is not None
         assert seen.outcome is not None
         row = plain_row(

@@ -9,7 +9,8 @@ anything has happened since.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 from everstep.context import Execution, Wait
@@ -33,13 +34,13 @@ async def wait_until(
     execution: Execution, position: tuple[str, int], when: datetime, key: str
 ) -> None:
     """Return once the database's time has reached `when`, or raise Parked."""
-    execution.waits[position] = Wait(when, None)
+    execution.waits[position] = Wait(when, None, (key,))
     try:
         while (remaining := execution.recorder.clock.until(when)) > 0:
             if remaining <= STAY_SECONDS:
                 await asyncio.sleep(remaining)
             elif await _still(execution):
-                await _park(execution, key)
+                await _park(execution)
             execution.check()
     finally:
         execution.waits.pop(position, None)
@@ -50,14 +51,19 @@ async def wait_for(
     position: tuple[str, int],
     look: Look,
     until: datetime | None,
-    key: str,
+    keys: Sequence[str],
 ) -> Seen | None:
-    """What `look` sees, once it sees something; None at `until`. Or raise Parked."""
+    """What `look` sees, once it sees something; None at `until`. Or raise Parked.
+
+    `keys` name what it waits for; any of them may come true.
+    """
     pause, longest = LOOK_SECONDS
     try:
-        while True:
+        # Until the first look has come back, no park may go past it.
+        with execution.engagement():
             signals, seen = await look()
-            execution.waits[position] = Wait(until, signals)
+        while True:
+            execution.waits[position] = Wait(until, signals, tuple(keys))
             execution.check()
             if seen is not None:
                 return seen
@@ -65,17 +71,20 @@ async def wait_for(
             if remaining is not None and remaining <= 0:
                 return None
             if pause >= STAY_SECONDS / 8 and await _still(execution):
-                await _park(execution, key)
+                await _park(execution)
                 execution.check()
             else:
                 await asyncio.sleep(pause if remaining is None else min(pause, remaining))
                 pause = min(pause * 2, longest)
+            signals, seen = await look()
     finally:
         execution.waits.pop(position, None)
 
 
-async def _park(execution: Execution, key: str) -> None:
+async def _park(execution: Execution) -> None:
     waits = execution.waits.values()
+    keys = sorted({key for wait in waits for key in wait.keys})
+    key = keys[0] if len(keys) == 1 else json.dumps(keys, ensure_ascii=False)
     wake_at = min((wait.until for wait in waits if wait.until is not None), default=None)
     # The oldest look counts: what a later one of another branch knew of, that one may not have seen.
     signals = min((wait.signals for wait in waits if wait.signals is not None), default=None)
@@ -88,5 +97,5 @@ async def _still(execution: Execution) -> bool:
         return True
     seen = execution.moves
     await asyncio.sleep(STILL_SECONDS)
-    busy = execution.steps_running or execution.retries_waiting
+    busy = execution.steps_running or execution.engaged
     return not busy and execution.moves == seen

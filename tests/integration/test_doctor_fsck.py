@@ -105,6 +105,10 @@ MESSAGE = (
     "INSERT INTO everstep.message (workflow_id, topic, codec, body, sent_at, consumed_branch, consumed_seq) "
     "VALUES ('running', 't', 1, '1', now(), '', {})"
 )
+LATE_MESSAGE = (
+    "INSERT INTO everstep.message (workflow_id, topic, codec, body, sent_at) "
+    "VALUES ('waiting', '{}', 1, '1', now() - interval '1 min')"
+)
 NO_SLOT_CHECK = "ALTER TABLE everstep.run DROP CONSTRAINT run_check1"
 LIMITED = "INSERT INTO everstep.queue (name, max_running, created_at) VALUES ('lim', 1, now())"
 
@@ -258,6 +262,71 @@ DAMAGE = {
         NO_SLOT_CHECK,
         "UPDATE everstep.run SET queue = 'lim', slot = 1 WHERE id = 'waiting'",
     ),
+    "a message that nobody was woken for": (
+        "I10",
+        "waiting",
+        "UPDATE everstep.run SET wait_key = 'message:a:b', wake_at = NULL WHERE id = 'waiting'",
+        LATE_MESSAGE.format("a:b"),
+    ),
+    "a message for one of several branches": (
+        "I10",
+        "waiting",
+        """UPDATE everstep.run SET wait_key = '["message:a", "message:b", "sleep"]' WHERE id = 'waiting'""",
+        LATE_MESSAGE.format("b"),
+    ),
+    "a finished workflow that is still awaited": (
+        "I10",
+        "waiting",
+        "UPDATE everstep.run SET wait_key = 'workflow:done', wake_at = NULL WHERE id = 'waiting'",
+        (
+            "UPDATE everstep.workflow SET finished_at = now() - interval '1 h', "
+            "created_at = now() - interval '2 h' WHERE id = 'done'"
+        ),
+        (
+            "UPDATE everstep.checkpoint SET recorded_at = recorded_at - interval '65 min' "
+            "WHERE workflow_id = 'done'"
+        ),
+    ),
+    "an event that nobody was woken for": (
+        "I10",
+        "waiting",
+        "UPDATE everstep.run SET wait_key = 'event:a%3A%25:k:l', wake_at = NULL WHERE id = 'waiting'",
+        (
+            "INSERT INTO everstep.event (workflow_id, key, codec, body, set_at) "
+            "VALUES ('a:%', 'k:l', 1, '1', now() - interval '1 min')"
+        ),
+    ),
+    "an event that can no longer come": (
+        "I10",
+        "waiting",
+        "UPDATE everstep.run SET wait_key = 'event:done:k', wake_at = NULL WHERE id = 'waiting'",
+        (
+            "UPDATE everstep.workflow SET finished_at = now() - interval '1 h', "
+            "created_at = now() - interval '2 h' WHERE id = 'done'"
+        ),
+        (
+            "UPDATE everstep.checkpoint SET recorded_at = recorded_at - interval '65 min' "
+            "WHERE workflow_id = 'done'"
+        ),
+    ),
+    "a timer that nobody looks at": (
+        "I10",
+        "waiting",
+        "UPDATE everstep.run SET wake_at = now() - interval '22 s' WHERE id = 'waiting'",
+    ),
+    "a child that was never made": (
+        "I12",
+        "done",
+        (
+            'UPDATE everstep.checkpoint SET kind = 8, output = \'{"id": "nobody"}\' '
+            "WHERE workflow_id = 'done' AND seq = 2"
+        ),
+    ),
+    "a child that its parent never started": (
+        "I12",
+        "queued",
+        "UPDATE everstep.workflow SET parent_id = 'done' WHERE id = 'queued'",
+    ),
     "a lost checkpoint": (
         "I13",
         "done",
@@ -295,7 +364,7 @@ async def test_damage_is_reported_with_its_workflow(healthy: Sql, database: str,
 def test_every_invariant_is_damaged_by_some_test():
     elsewhere = {"I11"}  # test_schedules.py damages schedules
     damaged = {invariant for invariant, *_ in DAMAGE.values()} | elsewhere
-    assert damaged == set(invariants("everstep"))
+    assert damaged == set(invariants("everstep")) == {f"I{n}" for n in range(1, 15)}
 
 
 async def test_an_owner_within_its_grace_is_no_finding(healthy: Sql, database: str):
@@ -310,6 +379,36 @@ async def test_an_owner_within_its_grace_is_no_finding(healthy: Sql, database: s
 
 async def test_nobody_left_to_sweep_breaks_no_invariant(healthy: Sql, database: str):
     healthy("UPDATE everstep.worker SET lease_until = now() - interval '1 h'")
+    assert fsck(database) == []
+
+
+async def test_a_wait_with_a_reason_is_no_finding(healthy: Sql, database: str):
+    """Messages of other topics, ones that are taken, ones that just came; events and workflows to come."""
+    keys = '["message:a", "event:queued:k", "event:done%3A:k", "workflow:queued", "sleep"]'
+    healthy(f"UPDATE everstep.run SET wait_key = '{keys}' WHERE id = 'waiting'")
+    healthy(LATE_MESSAGE.format("b"))
+    healthy(LATE_MESSAGE.format("a"))
+    healthy("UPDATE everstep.message SET consumed_branch = '', consumed_seq = 1 WHERE topic = 'a'")
+    healthy(LATE_MESSAGE.format("a").replace("interval '1 min'", "interval '1 s'"))
+    healthy(
+        "INSERT INTO everstep.event VALUES ('queued', 'other', 1, '1', now() - interval '1 min')"
+    )
+    assert fsck(database) == []
+
+
+async def test_nobody_left_to_wake_breaks_no_invariant(healthy: Sql, database: str):
+    healthy("UPDATE everstep.run SET wake_at = now() - interval '1 h' WHERE id = 'waiting'")
+    assert [b.invariant for b in fsck(database)] == ["I10"]
+    healthy("UPDATE everstep.worker SET lease_until = now() - interval '1 h'")
+    assert fsck(database) == []
+
+
+async def test_children_of_a_life_before_are_no_finding(healthy: Sql, database: str):
+    """A failed workflow that began anew has an empty log, and its children are still there."""
+    healthy(
+        "UPDATE everstep.workflow SET parent_id = 'waiting', created_at = (SELECT min(recorded_at) "
+        "FROM everstep.checkpoint WHERE workflow_id = 'waiting') - interval '1 s' WHERE id = 'queued'"
+    )
     assert fsck(database) == []
 
 

@@ -11,8 +11,7 @@
 --
 -- MATERIALIZED hides the LIMIT from the planner, which would else hope for an early end and walk whole indexes.
 --
--- Numbers are those of docs/internals/fence-and-rescue.md. I10 and I12 speak of messages and
--- children, which come with their features.
+-- The numbers are those of docs/internals/fence-and-rescue.md.
 BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED READ ONLY;
 SET LOCAL everstep.fsck_since = '-infinity';
 SET LOCAL everstep.fsck_grace = '21 seconds';
@@ -185,6 +184,43 @@ SELECT 'I9', r.id, format('queue %s: slot %s is beyond the limit of %s', r.queue
  WHERE r.slot > greatest(q.max_running, q.lowered_from)
  LIMIT 100;
 
+-- name: I10
+-- While anybody is there to sweep, nobody waits without a reason: no timer is long due, no awaited message lies
+-- there untaken, no awaited workflow has finished, no awaited event is there or can no longer come. wait_key is one
+-- key, or a JSON array of those of several branches.
+WITH late AS MATERIALIZED (
+    SELECT everstep.clock() - current_setting('everstep.fsck_grace')::interval AS at
+     WHERE EXISTS (SELECT FROM everstep.worker s WHERE s.state < 3 AND s.lease_until > everstep.clock()
+                      AND s.started_at < everstep.clock() - current_setting('everstep.fsck_grace')::interval)),
+waits AS MATERIALIZED (
+    SELECT r.id, k.key, split_part(k.key, ':', 1) AS kind, late.at,
+           replace(replace(split_part(k.key, ':', 2), '%3A', ':'), '%25', '%') AS publisher,
+           substr(k.key, 8 + length(split_part(k.key, ':', 2))) AS event
+      FROM late CROSS JOIN everstep.run r
+     CROSS JOIN LATERAL jsonb_array_elements_text(CASE WHEN r.wait_key LIKE '[%' THEN r.wait_key::jsonb
+                                                       ELSE jsonb_build_array(r.wait_key) END) AS k(key)
+     WHERE r.state = 3 AND r.epoch > 0 AND r.wait_key <> 'sleep'),
+found AS MATERIALIZED (
+    SELECT 'I10' AS invariant, r.id AS workflow_id,
+           format('its timer was due %s ago, and it still waits', date_trunc('second', everstep.clock() - r.wake_at)) AS what
+      FROM late CROSS JOIN everstep.run r WHERE r.state = 3 AND r.wake_at < late.at
+    UNION ALL
+    SELECT 'I10', w.id, format('waits for %s, which is there', w.key) FROM waits w
+     WHERE w.kind = 'message' AND EXISTS (
+           SELECT FROM everstep.message m WHERE m.workflow_id = w.id AND m.topic = substr(w.key, 9)
+              AND m.consumed_seq IS NULL AND m.sent_at < w.at)
+    UNION ALL
+    SELECT 'I10', w.id, format('waits for %s, which has finished', w.key) FROM waits w
+     WHERE w.kind = 'workflow' AND EXISTS (
+           SELECT FROM everstep.workflow t WHERE t.id = substr(w.key, 10) AND t.finished_at < w.at)
+    UNION ALL
+    SELECT 'I10', w.id, format('waits for %s, which is there, or whose workflow has finished', w.key) FROM waits w
+     WHERE w.kind = 'event' AND (
+           EXISTS (SELECT FROM everstep.event e
+                    WHERE e.workflow_id = w.publisher AND e.key = w.event AND e.set_at < w.at)
+        OR EXISTS (SELECT FROM everstep.workflow t WHERE t.id = w.publisher AND t.finished_at < w.at)))
+SELECT invariant, workflow_id, what FROM found LIMIT 100;
+
 -- name: I11
 -- One workflow per tick of a schedule: id and input say the same tick, none is there before its time, and the
 -- last one is there. The last is looked for within the hour, because finished workflows do not stay for ever.
@@ -210,6 +246,34 @@ SELECT 'I11', NULL, format('schedule %s: its last tick, %s, has no workflow', s.
  WHERE s.last_at > everstep.clock() - interval '1 hour' AND NOT EXISTS (
        SELECT FROM everstep.workflow w WHERE w.id = 'sched:' || s.name || ':' || extract(epoch FROM s.last_at)::bigint)
  LIMIT 100;
+
+-- name: I12
+-- A child is there exactly if its parent has recorded its start: both are one statement. A parent that began anew
+-- under its id keeps its children, but not the log; so a child is held only against a log that reaches back to it.
+WITH children AS MATERIALIZED (
+    SELECT w.id, w.parent_id, w.created_at FROM everstep.workflow w
+     WHERE w.parent_id IS NOT NULL
+       AND w.id IN (SELECT r.id FROM everstep.run r UNION ALL SELECT f.id FROM everstep.workflow f
+                     WHERE f.finished_at >= current_setting('everstep.fsck_since')::timestamptz)),
+started AS MATERIALIZED (
+    SELECT c.workflow_id, c.branch, c.seq, everstep.payload(c.codec, c.output) ->> 'id' AS child
+      FROM everstep.checkpoint c
+     WHERE c.kind = 8 AND c.error IS NULL
+       AND c.workflow_id IN (SELECT r.id FROM everstep.run r UNION ALL SELECT w.id FROM everstep.workflow w
+                              WHERE w.finished_at >= current_setting('everstep.fsck_since')::timestamptz
+                              UNION ALL SELECT k.parent_id FROM children k)),
+found AS MATERIALIZED (
+    SELECT 'I12' AS invariant, s.workflow_id,
+           format('child %s was started at %s:%s, but does not exist', coalesce(quote_literal(s.child), 'without id'),
+                  s.branch, s.seq) AS what
+      FROM started s WHERE NOT EXISTS (SELECT FROM everstep.workflow w WHERE w.id = s.child)
+    UNION ALL
+    SELECT 'I12', k.id, format('child of %s, whose log does not know it', quote_literal(k.parent_id))
+      FROM children k
+     WHERE NOT EXISTS (SELECT FROM started s WHERE s.workflow_id = k.parent_id AND s.child = k.id)
+       AND EXISTS (SELECT FROM everstep.checkpoint c
+                    WHERE c.workflow_id = k.parent_id AND c.recorded_at <= k.created_at))
+SELECT invariant, workflow_id, what FROM found LIMIT 100;
 
 -- name: I13
 -- Positions of a branch are 1, 2, 3 … without gaps, in workflows that succeeded. A gap is a lost checkpoint,

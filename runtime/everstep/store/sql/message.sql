@@ -25,16 +25,25 @@ u AS (
 SELECT count(*) FILTER (WHERE state = 1) AS woken FROM u;
 
 -- name: wake_forgotten
--- Level-triggered: waiting workflows with a message nobody has taken, or whose awaited workflow has finished.
--- Only a waker that died between a commit and its wake leaves any.
+-- Level-triggered: waiting workflows with an awaited message that nobody has taken, whose awaited workflow has
+-- finished, or whose awaited event is there, or can no longer come. Only a waker that died between a commit and its
+-- wake leaves any, and a dead letter. wait_key is one key, or a JSON array of those of several branches.
 WITH c AS MATERIALIZED (
     SELECT r.id FROM everstep.run r
-     WHERE r.state = 3 AND r.epoch > 0 AND (
-           r.wait_key LIKE 'message:%%' AND EXISTS (
-               SELECT FROM everstep.message m WHERE m.workflow_id = r.id AND m.consumed_seq IS NULL
-                  AND m.topic = substr(r.wait_key, 9))
-        OR r.wait_key LIKE 'workflow:%%' AND EXISTS (
-               SELECT FROM everstep.workflow w WHERE w.id = substr(r.wait_key, 10) AND w.status <> 0))
+     WHERE r.state = 3 AND r.epoch > 0 AND r.wait_key <> 'sleep' AND EXISTS (
+           SELECT FROM jsonb_array_elements_text(CASE WHEN r.wait_key LIKE '[%%' THEN r.wait_key::jsonb
+                                                      ELSE jsonb_build_array(r.wait_key) END) AS k(key)
+            WHERE CASE split_part(k.key, ':', 1)
+                  WHEN 'message' THEN EXISTS (
+                      SELECT FROM everstep.message m WHERE m.workflow_id = r.id AND m.consumed_seq IS NULL
+                         AND m.topic = substr(k.key, 9))
+                  WHEN 'workflow' THEN EXISTS (
+                      SELECT FROM everstep.workflow w WHERE w.id = substr(k.key, 10) AND w.status <> 0)
+                  WHEN 'event' THEN EXISTS (
+                      SELECT FROM everstep.workflow w LEFT JOIN everstep.event e
+                          ON e.workflow_id = w.id AND e.key = substr(k.key, 8 + length(split_part(k.key, ':', 2)))
+                       WHERE w.id = replace(replace(split_part(k.key, ':', 2), '%%3A', ':'), '%%25', '%%')
+                         AND (w.status <> 0 OR e.key IS NOT NULL)) END)
      LIMIT 500 FOR UPDATE OF r SKIP LOCKED),
 u AS (
     UPDATE everstep.run r SET state = 1, signals = r.signals + 1, ready_at = everstep.clock(), wake_at = NULL,

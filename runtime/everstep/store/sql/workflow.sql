@@ -124,8 +124,8 @@ WITH RECURSIVE t AS (
 SELECT id FROM t WHERE status = 0;
 
 -- name: restart
--- A workflow that failed begins anew under its id: its log is emptied and it is queued. Returns nothing if it is
--- open, or succeeded.
+-- A workflow that failed begins anew under its id: its log, events and streams are emptied, the messages it took are
+-- in its mailbox again, and it is queued. Returns nothing if it is open, or succeeded.
 WITH o AS MATERIALIZED (
     SELECT w.id, w.name, w.queue, w.finished_epoch FROM everstep.workflow w
      WHERE w.id = %(id)s AND w.status IN (2, 3, 4) FOR UPDATE),
@@ -135,6 +135,10 @@ w AS (
       FROM o WHERE w.id = o.id),
 d AS (DELETE FROM everstep.checkpoint c USING o WHERE c.workflow_id = o.id),
 e AS (DELETE FROM everstep.event e USING o WHERE e.workflow_id = o.id),
+s AS (DELETE FROM everstep.stream s USING o WHERE s.workflow_id = o.id),
+t AS (
+    UPDATE everstep.message m SET consumed_branch = NULL, consumed_seq = NULL
+      FROM o WHERE m.workflow_id = o.id AND m.consumed_seq IS NOT NULL),
 r AS (
     INSERT INTO everstep.run (id, name, queue, partition, priority, state, ready_at, epoch)
     SELECT o.id, o.name, o.queue, %(partition)s, %(priority)s, 1, everstep.clock(), coalesce(o.finished_epoch, 0) + 1 FROM o),
