@@ -1,7 +1,7 @@
 """`/livez`, `/readyz` and `/metrics` of the operator itself.
 
-`/livez` fails when the process cannot do its work any more: a loop that stands still, or watches
-that no longer deliver what a list shows. Being a standby is healthy.
+`/livez` fails when the process cannot do its work any more: a loop that stands still, or lists and
+watches that the API does not answer or that deliver nothing. Being a standby is healthy.
 """
 
 import time
@@ -13,7 +13,7 @@ from everstep_operator.lease import Lease
 from everstep_operator.reconcile import Reconciler
 
 _LOOP_LIMIT = 60.0
-_WATCH_RESYNCS = 3
+_SILENT_RESYNCS = 2
 
 
 @dataclass(slots=True)
@@ -43,10 +43,10 @@ class Health:
         moved = self.reconciler.moved if self.acting else self.lease.moved
         if now - moved > _LOOP_LIMIT:
             return f"the loop has not turned for {now - moved:.0f} s"
-        lag = self.reconciler.freshness.lag(now) if self.acting else 0.0
-        if lag > _WATCH_RESYNCS * self.reconciler.settings.resync_seconds:
-            return f"the watch has been behind the API for {lag:.0f} s"
-        return None
+        if not self.acting:
+            return None
+        limit = _SILENT_RESYNCS * self.reconciler.settings.resync_seconds
+        return self.reconciler.freshness.problem(now, limit)
 
     async def _livez(self, _request: web.Request) -> web.Response:
         problem = self.problem(time.monotonic())

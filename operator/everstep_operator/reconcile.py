@@ -164,19 +164,29 @@ class Reconciler:
 
     async def _resync(self) -> None:
         """Find objects whose events were lost, and notice when events stop coming at all."""
+        namespaces = self.settings.namespaces or (None,)
+        for namespace in namespaces:
+            self.freshness.expect(_list_of(namespace), time.monotonic())
         while True:
-            for namespace in self.settings.namespaces or (None,):
+            for namespace in namespaces:
                 await _tolerant(self._list(namespace))
-            self.metrics.stale.set(self.freshness.lag(time.monotonic()))
+            now = time.monotonic()
+            self.metrics.stale.set(max(self.freshness.lag(now), self.freshness.silence(now)[1]))
             await asyncio.sleep(self.settings.resync_seconds)
 
     async def _list(self, namespace: str | None) -> None:
-        for body in await self.kube.items(APPS, namespace):
+        found = await self.kube.items(APPS, namespace)
+        self.freshness.answered(_list_of(namespace), time.monotonic())
+        for body in found:
             meta = body["metadata"]
             key = f"{meta['namespace']}/{meta['name']}"
             self.freshness.listed(key, meta["resourceVersion"], time.monotonic())
             if key not in self._due and key not in self._busy:
                 self.wake(meta["namespace"], meta["name"])
+
+
+def _list_of(namespace: str | None) -> str:
+    return f"list of {APPS.path(namespace)}"
 
 
 async def _tolerant(work: Awaitable[None]) -> None:

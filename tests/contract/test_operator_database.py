@@ -67,6 +67,19 @@ async def test_a_version_is_drained_by_quiescence_and_retired_after_that(
     assert row.state is State.RETIRED
 
 
+async def test_a_version_that_never_served_is_retired(
+    databases: Databases, database: str, sql: Sql
+) -> None:
+    sql("INSERT INTO everstep.version (version, created_at) VALUES ('v0', now())")
+    before = (await known(databases, database)).version("v0")
+    assert before
+    assert before.state is State.PENDING
+    assert await databases.retire_version(KEY, SCHEMA, "v0")
+    after = (await known(databases, database)).version("v0")
+    assert after
+    assert after.state is State.RETIRED
+
+
 async def test_declaring_a_pod_nobody_knows_dead_changes_nothing(
     databases: Databases, database: str
 ) -> None:

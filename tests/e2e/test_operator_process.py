@@ -18,6 +18,7 @@ import yaml
 from e2e.bare_api import BareApi, bare_api
 from e2e.kube import TOP, run
 from e2e.waiting import eventually
+from support.proxy import Proxy
 
 from everstep_operator.__main__ import crd_text
 
@@ -171,6 +172,33 @@ def test_it_watches_answers_and_leaves_with_the_chart_s_rights(
         assert holder(api) == ""
         assert "orbidden" not in running.said()
         assert "Traceback" not in running.said()
+
+
+def watches(api: BareApi) -> int:
+    """How many watches of DurableApps the operator has opened."""
+    entries = map(json.loads, (api.folder / "audit.log").read_text().splitlines())
+    return sum(e["verb"] == "watch" and "/durableapps" in e["requestURI"] for e in entries)
+
+
+def test_a_watch_that_the_api_does_not_answer_any_more_is_no_life(
+    api: BareApi, kubeconfig: Path
+) -> None:
+    """Without an object there is nothing to be told, so only the watches themselves can tell."""
+    api.kubectl("delete", "dapp", "--all", "-n", "default")
+    config = yaml.safe_load(kubeconfig.read_text())
+    cluster = config["clusters"][0]["cluster"]
+    proxy = Proxy(int(cluster["server"].rsplit(":")[-1]))
+    cluster["server"] = f"https://127.0.0.1:{proxy.port}"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    more = {"RESYNC_SECONDS": "2", "LEADER_ELECTION": "false"}
+    settings = {f"EVERSTEP_OPERATOR_{name}": value for name, value in more.items()}
+    before = watches(api)
+    with operator(kubeconfig, "deaf", **settings) as running:
+        eventually(lambda: watches(api) - before, lambda n: n >= 4, what="watches are opened anew")
+        assert running.ask("/livez") == (200, "ok")
+        proxy.close()
+        code, said = eventually(lambda: running.ask("/livez"), lambda a: a[0] == 503, within=15)
+        assert "the API has not answered the" in said, (code, said)
 
 
 def test_two_replicas_and_one_acts(api: BareApi, kubeconfig: Path) -> None:

@@ -149,6 +149,58 @@ def test_a_version_is_drained_thirty_seconds_after_the_routing_left_it_and_not_b
     assert not sql.one("SELECT everstep.retire_version('v2')")
 
 
+def test_a_version_that_never_served_is_retired_when_nothing_stands_behind_it(sql):
+    def retired() -> bool:
+        return sql.one("SELECT everstep.retire_version('v2')")
+
+    sql("INSERT INTO everstep.version (version, created_at) VALUES ('v2', now())")
+    sql(
+        "INSERT INTO everstep.run (id, name, version, queue, state, ready_at) "
+        "VALUES ('open', 'flow', 'v2', 'default', 1, now())"
+    )
+    assert not retired()
+    sql("DELETE FROM everstep.run")
+    sql(
+        "INSERT INTO everstep.worker (id, pod, version, slots, started_at, lease_until) "
+        "VALUES (gen_random_uuid(), 'laptop', 'v2', 1, now(), now() + interval '15 seconds')"
+    )
+    assert not retired()
+    sql.advance_clock(16)
+    assert retired()
+    assert sql.one("SELECT drained_since IS NOT NULL FROM everstep.v1_versions")
+    sql("SELECT everstep.set_routing('v2', NULL, 0, NULL)")
+    row = sql("SELECT state, drained_since, retired_at FROM everstep.v1_versions")[0]
+    assert row == ("current", None, None)
+    assert not retired()
+
+
+@pytest.mark.parametrize(
+    ("queue", "runnable"),
+    [
+        ("max_running = NULL", 3),
+        ("max_running = 5", 3),
+        ("max_running = 2", 1),
+        ("max_running = 1", 0),
+        ("paused = true", 0),
+    ],
+)
+def test_the_demand_on_a_queue_is_what_its_limit_leaves_room_for(sql, queue, runnable):
+    sql(
+        "INSERT INTO everstep.worker (id, pod, version, slots, started_at, lease_until) "
+        "VALUES (gen_random_uuid(), 'pod', 'v1', 5, now(), now() + interval '1 minute')"
+    )
+    sql(
+        "INSERT INTO everstep.run (id, name, version, queue, state, ready_at, worker_id) "
+        "SELECT 'w' || n, 'flow', 'v1', 'q', CASE n WHEN 1 THEN 2 ELSE 1 END, now(), "
+        "       CASE n WHEN 1 THEN k.id END FROM generate_series(1, 4) n CROSS JOIN everstep.worker k"
+    )
+    assert sql.one("SELECT runnable FROM everstep.v1_queues") == 3
+    sql("INSERT INTO everstep.queue (name, created_at) VALUES ('q', now())")
+    sql(f"UPDATE everstep.queue SET {queue}")
+    assert sql("SELECT ready, running, runnable FROM everstep.v1_queues") == [(3, 1, runnable)]
+    sql("DELETE FROM everstep.run")
+
+
 async def test_a_paused_queue_keeps_its_workflows(client, worker, sql):
     ran: dict[str, str] = {}
     one = await worker(app_of("any", ran))

@@ -1,13 +1,19 @@
 """What may be thrown away: versions that never served, and templates nobody needs.
 
-Pure, and only with a database that answered. A Deployment without a row in SQL was either never
+Pure, and only with a database that answered. A version that was superseded before it served goes
+with its Deployment, and its row in SQL is retired after that. A Deployment without a row in SQL was either never
 promoted, or the database was restored to an earlier time; only the first may go, and the status
 of the DurableApp remembers which it is.
 """
 
 from everstep_operator import names
 from everstep_operator.observed import Known, Observed, State
-from everstep_operator.planning.actions import Action, DeleteDeployment, DeleteRevision
+from everstep_operator.planning.actions import (
+    Action,
+    DeleteDeployment,
+    DeleteRevision,
+    RetireVersion,
+)
 from everstep_operator.resource import DurableApp
 
 KEPT_REVISIONS = 10
@@ -20,6 +26,7 @@ def plan_deletion(app: DurableApp, observed: Observed) -> tuple[Action, ...]:
     keep = {app.version, database.routing.current}
     return (
         *_superseded(app, observed, database, keep),
+        *_never_served(observed, database, keep),
         *_revisions(app, observed, database, keep),
     )
 
@@ -37,6 +44,17 @@ def _superseded(
             why = f"{found.version} was superseded before it served"
             gone.append(DeleteDeployment(found.name, why))
     return gone
+
+
+def _never_served(observed: Observed, database: Known, keep: set[str | None]) -> list[Action]:
+    """Rows that nothing stands behind any more: no Deployment, no worker, no open workflow."""
+    return [
+        RetireVersion(row.version)
+        for row in sorted(database.versions, key=lambda v: v.version)
+        if row.state is State.PENDING
+        and row.version not in keep
+        and not (row.open or row.workers or observed.deployment(row.version))
+    ]
 
 
 def _never(app: DurableApp, version: str) -> bool:

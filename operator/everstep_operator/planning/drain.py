@@ -7,7 +7,14 @@ again gets its workers back, however far it had gone.
 from dataclasses import dataclass
 from datetime import timedelta
 
-from everstep_operator.observed import Deployment, Known, Observed, State, Version
+from everstep_operator.observed import (
+    Deployment,
+    Known,
+    Observed,
+    State,
+    Unmigrated,
+    Version,
+)
 from everstep_operator.planning.actions import (
     Action,
     DeleteDeployment,
@@ -42,6 +49,8 @@ class Drain:
 
 def plan_drain(app: DurableApp, observed: Observed) -> Drain:
     database = observed.database
+    if isinstance(database, Unmigrated) and not app.status.get("currentVersion"):
+        return Drain(Finding(Reason.NOTHING_TO_DRAIN, "no version has served yet"))
     if not isinstance(database, Known):
         message = "what old versions still hold is not known, so all of them stay"
         return Drain(Finding(Reason.DRAIN_UNKNOWN, message))

@@ -318,10 +318,16 @@ BEGIN
     RETURN coalesce(now_state IN ('drained', 'retired'), false);
 END $$;
 
+-- A version that never served, has no worker and nothing open is as good as drained.
 CREATE FUNCTION everstep.retire_version(version text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE everstep.version v SET state = 'retired', retired_at = everstep.clock()
-     WHERE v.version = retire_version.version AND v.state = 'drained';
+    UPDATE everstep.version v SET state = 'retired', retired_at = everstep.clock(),
+           drained_since = coalesce(v.drained_since, everstep.clock())
+     WHERE v.version = retire_version.version
+       AND (v.state = 'drained' OR v.state = 'pending'
+            AND NOT EXISTS (SELECT FROM everstep.run r WHERE r.version = retire_version.version)
+            AND NOT EXISTS (SELECT FROM everstep.worker k WHERE k.version = retire_version.version
+                               AND k.state < 3 AND k.lease_until > everstep.clock()));
     RETURN EXISTS (SELECT FROM everstep.version v
                     WHERE v.version = retire_version.version AND v.state = 'retired');
 END $$;

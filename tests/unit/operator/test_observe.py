@@ -8,7 +8,6 @@ from unit.operator.worlds import app, known
 
 from everstep_operator import names
 from everstep_operator.database import Databases
-from everstep_operator.freshness import Freshness
 from everstep_operator.observe import Memory, Observer, deployment, trusted
 from everstep_operator.observed import Known, Unknown, Worker
 
@@ -112,23 +111,3 @@ def test_another_database_is_unknown_until_somebody_accepts_it() -> None:
     assert f"{names.ANNOTATION_ACCEPT_DATABASE}=7000" in found.message
     accepted = replace(of, annotations={names.ANNOTATION_ACCEPT_DATABASE: "7000"})
     assert trusted(accepted, known("v2")) == known("v2")
-
-
-def test_a_watch_is_stale_when_a_list_shows_what_it_never_delivered() -> None:
-    fresh = Freshness()
-    fresh.seen("a", "1")
-    fresh.listed("a", "1", now=0)
-    assert fresh.lag(1000) == 0
-    fresh.listed("a", "2", now=1000)
-    fresh.listed("a", "3", now=1060)
-    assert fresh.lag(1100) == 100
-    fresh.seen("a", "3")
-    assert fresh.lag(1200) == 0
-
-
-def test_an_object_the_watch_never_delivered_counts_too() -> None:
-    fresh = Freshness()
-    fresh.listed("a", "1", now=10)
-    assert fresh.lag(30) == 20
-    fresh.forget("a")
-    assert fresh.lag(30) == 0

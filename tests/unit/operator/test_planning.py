@@ -347,6 +347,32 @@ def test_a_superseded_version_that_never_served_goes_at_once(row: tuple[Version,
     assert kinds(plan(APP, observed, NOW).actions) == ["DeleteDeployment"]
 
 
+@pytest.mark.parametrize(
+    ("row", "retired"),
+    [
+        (version("v3", State.PENDING), True),
+        (version("v3", State.PENDING, workers=1), False),
+        (version("v3", State.PENDING, queued=1), False),
+        (version("v3", State.RAMPING), False),
+        (version("v3", State.RETIRED), False),
+    ],
+)
+def test_a_row_of_a_version_that_never_served_is_retired_once_nothing_stands_behind_it(
+    row: Version, retired: bool
+) -> None:
+    rest = at_rest(APP)
+    observed = replace(rest, database=known("v2", version("v2", State.CURRENT, workers=3), row))
+    assert plan(APP, observed, NOW).actions == ((RetireVersion("v3"),) if retired else ())
+    on_its_way = app("localhost/orders:v3")
+    assert RetireVersion("v3") not in plan(on_its_way, observed, NOW).actions
+
+
+def test_a_schema_that_vanished_is_no_first_installation() -> None:
+    served = app(status={"currentVersion": "v2"})
+    assert plan(served, Observed(Unmigrated()), NOW).drain.reason is Reason.DRAIN_UNKNOWN
+    assert plan(APP, Observed(Unmigrated()), NOW).drain.reason is Reason.NOTHING_TO_DRAIN
+
+
 @pytest.mark.parametrize("state", ["current", "draining", "drained"])
 def test_a_version_that_served_and_lost_its_row_is_kept(state: str) -> None:
     rest = at_rest(APP)

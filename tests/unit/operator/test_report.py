@@ -59,6 +59,7 @@ def test_a_condition_keeps_its_time_until_its_status_turns() -> None:
 
 def test_before_the_first_promotion_nothing_is_ready() -> None:
     status = told(app(), Observed(Unmigrated()))
+    assert condition(status, "Draining") == ("False", "NothingToDrain")
     assert condition(status, "Ready") == ("False", "NoCurrentVersion")
     assert condition(status, "Reconciling") == ("True", "WaitingForMigration")
     assert status["targetVersion"] == "v2"
