@@ -87,15 +87,16 @@ class Failure:
     cause: Failure | None = None
 
     @classmethod
-    def of(cls, error: BaseException) -> Failure:
+    def of(cls, error: BaseException, causes: int = 5) -> Failure:
+        """What is recorded of an error and of at most so many `causes`: a chain may be long, or a circle."""
         if isinstance(error, RecordedError):
             return error.failure
-        cause = error.__cause__
+        cause = error.__cause__ if causes else None
         return cls(
             type=_qualified_name(type(error)),
-            message=_clip(str(error), 8_192),
+            message=_clip(_text_of(error), 8_192),
             traceback=_clip("".join(traceback.format_exception(error, chain=False)), 32_768),
-            cause=None if cause is None else cls.of(cause),
+            cause=None if cause is None else cls.of(cause, causes - 1),
         )
 
     def encode(self) -> bytes:
@@ -220,6 +221,14 @@ def _qualified_name(cls: type) -> str:
     return (
         cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
     )
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as fault:  # noqa: BLE001
+        # Of the user's own making; what it stands for must be recorded all the same.
+        return f"(its __str__ raised {type(fault).__qualname__})"
 
 
 def _clip(text: str, limit: int) -> str:

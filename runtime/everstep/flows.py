@@ -83,18 +83,26 @@ def step_flow(
             # Another attempt would return the same kind of value: the step fails, and only it.
             failure = error
         except Exception as error:  # noqa: BLE001
-            delay = retry.delay_after(attempt, error, random.random())  # noqa: S311
+            delay, failure = _after(retry, attempt, error)
             if delay is not None:
                 yield Pause(delay)
                 attempt += 1
                 continue
-            failure = error
         else:
             yield Record(_row(position, kind, name, attempt, began, output=body))
             return value
         row = _row(position, kind, name, attempt, began, error=Failure.of(failure).encode())
         yield Record(row)
         return outcome_of(row, payload)
+
+
+def _after(retry: Retry, attempt: int, error: Exception) -> tuple[float | None, Exception]:
+    """Seconds until the next attempt, or None to give up, and the error that stands then."""
+    try:
+        return retry.delay_after(attempt, error, random.random()), error  # noqa: S311
+    except Exception as fault:  # noqa: BLE001
+        # `retry_if` is the user's code: what it raises is the step's outcome, and is recorded as one.
+        return None, fault
 
 
 def once_flow(

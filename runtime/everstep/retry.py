@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,7 +13,8 @@ class Retry:
 
     The wait before attempt n + 1 is `interval * backoff ** (n - 1)`, at most `max_interval`, of which up to
     the fraction `jitter` is taken away at random, so that many failing steps do not come back in step.
-    Only errors in `retry_on` and not in `give_up_on` are tried again.
+    Only errors in `retry_on` and not in `give_up_on` are tried again, and of these only those for which
+    `retry_if(error)` is true; an error that it raises itself ends the step.
     """
 
     max_attempts: int = 3
@@ -22,6 +24,7 @@ class Retry:
     jitter: float = 0.25
     retry_on: tuple[type[Exception], ...] = (Exception,)
     give_up_on: tuple[type[Exception], ...] = ()
+    retry_if: Callable[[Exception], bool] | None = None
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
@@ -39,6 +42,8 @@ class Retry:
         if attempt >= self.max_attempts or isinstance(error, self.give_up_on):
             return None
         if not isinstance(error, self.retry_on):
+            return None
+        if self.retry_if is not None and not self.retry_if(error):
             return None
         full = self.interval.total_seconds() * self._growth(attempt)
         return min(full, self.max_interval.total_seconds()) * (1 - self.jitter * chance)

@@ -113,6 +113,33 @@ async def test_an_error_that_is_not_to_be_retried_fails_at_once(app, client, wor
     assert attempts == [1]
 
 
+async def test_an_error_of_the_retry_predicate_is_the_steps_outcome_on_every_replay(
+    app, client, worker
+):
+    attempts, seen = [], []
+
+    def broken(error: Exception) -> bool:
+        raise LookupError(f"what is {error}?")
+
+    @app.step(retry=Retry(max_attempts=5, interval=SOON, retry_if=broken))
+    async def fails() -> None:
+        attempts.append(1)
+        raise ValueError("new")
+
+    @app.workflow
+    async def flow() -> None:
+        try:
+            await fails()
+        except StepError as error:
+            seen.append(error.failure.message)
+        await everstep.sleep(1.1)  # parks, so that it is replayed
+
+    await worker()
+    await (await client.start(flow)).result(timeout=20)
+    assert attempts == [1]
+    assert seen == ["what is new?"] * 2
+
+
 async def test_a_step_that_takes_too_long_is_another_attempt(app, client, worker):
     attempts = []
 

@@ -156,6 +156,28 @@ def test_a_long_error_is_cut():
     assert "100000 characters" in failure.message
 
 
+def test_a_circle_of_causes_ends():
+    error = ValueError("round")
+    error.__cause__ = KeyError("and round")
+    error.__cause__.__cause__ = error
+    failure = Failure.of(error)
+    kinds = []
+    while failure is not None:
+        kinds.append(failure.type)
+        failure = failure.cause
+    assert kinds == ["ValueError", "KeyError"] * 3
+
+
+def test_an_error_that_cannot_say_what_it_is_is_recorded_all_the_same():
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    failure = Failure.of(Mute())
+    assert failure.type.endswith("Mute")
+    assert "RuntimeError" in failure.message
+
+
 async def test_an_acknowledgement_wakes_all_and_is_cancelled_by_none():
     given = Acknowledgement()
     waiting = [asyncio.ensure_future(given.wait()) for _ in range(3)]

@@ -51,6 +51,13 @@ def test_only_the_chosen_errors_are_tried_again(error, again):
     assert (retry.delay_after(1, error, 0) is not None) is again
 
 
+def test_a_predicate_chooses_among_the_errors_that_may_be_tried_again():
+    busy = Retry(retry_on=(OSError,), retry_if=lambda error: error.errno == 16)
+    assert busy.delay_after(1, OSError(16, "busy"), 0) is not None
+    assert busy.delay_after(1, OSError(2, "gone"), 0) is None
+    assert busy.delay_after(1, ValueError(), 0) is None  # and is not asked about others
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
