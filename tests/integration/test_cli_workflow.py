@@ -271,7 +271,7 @@ def test_no_database_at_all_is_told(run: Everstep, monkeypatch):
     ("change", "words"),
     [
         (
-            "UPDATE everstep.migration SET number = 99 WHERE number = (SELECT max(number) FROM everstep.migration WHERE origin = 'engine')",
+            "UPDATE everstep.migration SET number = 99, oldest_code = 99 WHERE number = (SELECT max(number) FROM everstep.migration WHERE origin = 'engine')",
             ("too new",),
         ),
         (

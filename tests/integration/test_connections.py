@@ -144,14 +144,17 @@ async def test_a_database_without_the_schema_says_what_to_run(empty_database, ap
 async def test_a_schema_of_another_time_is_refused(database, app, sql):
     for number, words in ((999, "too new"), (0, "too old")):
         sql(
-            "UPDATE everstep.migration SET number = %s WHERE number = "
+            "UPDATE everstep.migration SET number = %(n)s, oldest_code = %(n)s WHERE number = "
             "(SELECT number FROM everstep.migration ORDER BY started_at DESC LIMIT 1)",
-            [number],
+            {"n": number},
         )
         with pytest.raises(SchemaError, match=words):
             async with Client.connect(database):
                 pass
-    sql("UPDATE everstep.migration SET number = %s WHERE number = 0", [newest_known()])
+    sql(
+        "UPDATE everstep.migration SET number = %(n)s, oldest_code = %(n)s WHERE number = 0",
+        {"n": newest_known()},
+    )
 
 
 async def test_a_missing_privilege_is_named(database, sql):

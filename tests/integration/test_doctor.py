@@ -102,7 +102,7 @@ async def test_a_gap_is_a_warning_and_since_leaves_out_old_ones(
     ("change", "words"),
     [
         (
-            "UPDATE everstep.migration SET number = 99 WHERE number = (SELECT max(number) FROM everstep.migration)",
+            "UPDATE everstep.migration SET number = 99, oldest_code = 99 WHERE number = (SELECT max(number) FROM everstep.migration)",
             "too new",
         ),
         (

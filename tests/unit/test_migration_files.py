@@ -6,6 +6,7 @@ import pytest
 
 from everstep.errors import MigrationError
 from everstep.migrations.files import Migration, read_folder, split_statements
+from everstep.migrations.migrate import engine_migrations
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,24 @@ def test_a_file_may_ask_to_run_outside_of_a_transaction():
     assert Migration(1, "0001_a.sql", "CREATE TABLE a ();").transactional
     assert not Migration(1, "0001_a.sql", "\n-- everstep: no-transaction\nVACUUM;").transactional
     assert Migration(1, "0001_a.sql", "SELECT 1; -- everstep: no-transaction").transactional
+
+
+@pytest.mark.parametrize(
+    ("text", "oldest"),
+    [
+        ("CREATE TABLE a ();", 7),
+        ("-- everstep: oldest-code 5\nCREATE TABLE a ();", 5),
+        ("-- What it is for.\n--   everstep:  oldest-code 5\nCREATE TABLE a ();", 5),
+        ("-- everstep: no-transaction\n-- everstep: oldest-code 5\nVACUUM;", 5),
+        ("CREATE TABLE a ();\n-- everstep: oldest-code 5\n", 7),
+    ],
+)
+def test_a_file_may_say_which_code_may_still_run(text, oldest):
+    assert Migration(7, "0007_a.sql", text).oldest_code == oldest
+
+
+def test_no_migration_of_the_engine_asks_for_code_newer_than_itself():
+    assert all(m.oldest_code <= m.number for m in engine_migrations())
 
 
 def test_files_are_read_in_the_order_of_their_numbers(tmp_path):

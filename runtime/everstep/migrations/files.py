@@ -12,6 +12,8 @@ from typing import Protocol
 from everstep.errors import MigrationError
 
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql\Z")
+# In the comment a file begins with.
+_OLDEST_CODE = re.compile(r"\A(?:\s*--[^\n]*\n)*?\s*--\s*everstep:\s*oldest-code\s+(\d+)\b")
 _OUTSIDE_TRANSACTION = re.compile(r"\A\s*--\s*everstep:\s*no-transaction\b")
 # Where a semicolon does not end a statement: strings, quoted names, dollar quotes, comments. Words are tokens
 # too, because a dollar sign inside one begins no quote, and because of the bodies of BEGIN ATOMIC … END.
@@ -46,6 +48,16 @@ class Migration:
     @property
     def transactional(self) -> bool:
         return not _OUTSIDE_TRANSACTION.match(self.text)
+
+    @property
+    def oldest_code(self) -> int:
+        """The oldest code, by its newest engine migration, that may run once this one is applied.
+
+        A file says so by `-- everstep: oldest-code N` in its first comment; without that only code that brings
+        the file itself may.
+        """
+        mark = _OLDEST_CODE.match(self.text)
+        return int(mark[1]) if mark else self.number
 
     def statements(self) -> list[str]:
         """The file's statements, in order, without empty ones."""

@@ -28,20 +28,23 @@ def history(
     """Numbers applied already. Raises MigrationError if the files and the ledger tell different stories."""
     rows = connection.execute(
         in_schema(
-            "SELECT number, file, checksum, state FROM everstep.migration WHERE origin = %s ORDER BY number",
+            "SELECT number, file, checksum, state, coalesce(oldest_code, number) AS oldest_code "
+            "FROM everstep.migration WHERE origin = %s ORDER BY number",
             schema,
         ).encode(),
         [origin],
     ).fetchall()
     by_number = {m.number: m for m in wanted}
+    oldest_code = max((row.oldest_code for row in rows), default=0)
     for row in rows:
         mine = by_number.get(row.number)
         if row.state == "started":
             raise refusals.dirty(row.file)
         if mine is None:
             if origin == "engine":
-                raise refusals.too_new(row.number, max(by_number))
-            if wanted:
+                if oldest_code > max(by_number):
+                    raise refusals.too_new(row.number, oldest_code, max(by_number))
+            elif wanted:
                 raise refusals.diverged(row.file, "was applied, and is gone from the folder")
         elif mine.checksum != row.checksum and origin == "user":
             raise refusals.diverged(mine.file, f"has changed since it was applied as {row.file}")
@@ -52,15 +55,25 @@ def history(
     return done
 
 
+def engine_schema(connection: Connection, schema: str) -> int:
+    """The number of the newest engine migration; newer code may have brought it."""
+    statement = "SELECT max(number) AS number FROM everstep.migration WHERE origin = 'engine'"
+    row = connection.execute(in_schema(statement, schema).encode()).fetchone()
+    assert row is not None
+    return int(row.number)
+
+
 def entry(schema: str, origin: str, migration: Migration, *, applied: bool) -> Entry:
     """The row of a file that has been applied, or one that begins and may stop half-way."""
     statement = (
-        "INSERT INTO everstep.migration (origin, number, file, checksum, state, started_at, applied_at, applied_by) "
-        "VALUES (%s, %s, %s, %s, %s, clock_timestamp(), CASE WHEN %s THEN clock_timestamp() END, current_user)"
+        "INSERT INTO everstep.migration "
+        "(origin, number, file, checksum, state, oldest_code, started_at, applied_at, applied_by) "
+        "VALUES (%s, %s, %s, %s, %s, %s, clock_timestamp(), CASE WHEN %s THEN clock_timestamp() END, current_user)"
     )
     state = "applied" if applied else "started"
     key = [origin, migration.number, migration.file, migration.checksum]
-    return in_schema(statement, schema).encode(), [*key, state, applied]
+    oldest_code = migration.oldest_code if origin == "engine" else None
+    return in_schema(statement, schema).encode(), [*key, state, oldest_code, applied]
 
 
 def ended(schema: str, origin: str, migration: Migration) -> Entry:

@@ -8,5 +8,6 @@ CREATE TABLE IF NOT EXISTS everstep.migration (
     started_at  timestamptz NOT NULL,
     applied_at  timestamptz,
     applied_by  text NOT NULL,
+    oldest_code integer,             -- of the engine's: the oldest code, by its newest number, that may run from here on
     PRIMARY KEY (origin, number)
 );

@@ -3,7 +3,8 @@
 One runner at a time (a session advisory lock named by the schema); each transactional file commits together
 with its row in the ledger; a file marked `-- everstep: no-transaction` is entered as started first, so that
 a runner that died half-way is noticed (Dirty) and never run again blindly. DDL waits at most `lock_timeout`
-for a lock, so that it cannot queue up in front of the application, and is tried again.
+for a lock, so that it cannot queue up in front of the application, and is tried again. Where newer code has
+migrated already and the schema's mark allows this code, its own part is done and the user's files are applied.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from psycopg.rows import namedtuple_row
 
 from everstep.migrations import refusals
 from everstep.migrations.files import Migration, parse, read_folder
-from everstep.migrations.ledger import Connection, Entry, ended, entry, history, ledger
+from everstep.migrations.ledger import (
+    Connection,
+    Entry,
+    ended,
+    engine_schema,
+    entry,
+    history,
+    ledger,
+)
 from everstep.settings import checked_schema
 from everstep.store.connection import connect_arguments, unreachable
 from everstep.store.statements import in_schema
@@ -57,10 +66,10 @@ def migrate(
             _transaction(connection, [in_schema(ledger(), schema)], "the ledger", say)
             applied = _run(connection, schema, "engine", own, say)
             applied += _run(connection, schema, "user", users, say)
+            return Migrated(engine_schema(connection, schema), applied)
     except psycopg.OperationalError as error:
         # The server went away in the middle: nothing is left of a transactional file that was under way.
         raise unreachable(url, error) from None
-    return Migrated(engine=own[-1].number, applied=applied)
 
 
 def open_connection(url: str) -> Connection:

@@ -57,11 +57,12 @@ def dirty(file: str) -> MigrationError:
     )
 
 
-def too_new(found: int, known: int) -> MigrationError:
+def too_new(found: int, oldest_code: int, known: int) -> MigrationError:
     return MigrationError(
         {
             "code": "SchemaTooNew",
-            "message": f"the engine's schema is at {found}, this code knows {known}",
+            "message": f"the engine's schema is at {found} and needs code that knows {oldest_code}; "
+            f"this code knows {known}",
             "remedy": "Run a newer everstep: the schema is never taken back.",
         }
     )
