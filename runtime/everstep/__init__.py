@@ -3,8 +3,8 @@
 from everstep.app import App
 from everstep.client import Client
 from everstep.context import StepContext, step_context, workflow_id
-from everstep.definitions import PlainStep, Step, Workflow
-from everstep.durable import ChildHandle, run, sleep, start
+from everstep.definitions import AsyncWorkflow, PlainStep, PlainWorkflow, Step, Workflow
+from everstep.durable import ChildHandle, run, sleep, sleep_until, start
 from everstep.engine.worker import Worker
 from everstep.errors import (
     DatabaseUnreachableError,
@@ -38,6 +38,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "App",
+    "AsyncWorkflow",
     "CatchUp",
     "ChildHandle",
     "Client",
@@ -52,6 +53,7 @@ __all__ = [
     "PayloadError",
     "PlainConnection",
     "PlainStep",
+    "PlainWorkflow",
     "Queue",
     "Rate",
     "Retry",
@@ -84,6 +86,7 @@ __all__ = [
     "send",
     "set_event",
     "sleep",
+    "sleep_until",
     "start",
     "step_context",
     "uuid",

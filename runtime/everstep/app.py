@@ -13,7 +13,14 @@ from everstep.decorators import (
     TransactionDecorator,
     WorkflowDecorator,
 )
-from everstep.definitions import DEFAULT_QUEUE, PlainStep, Step, Workflow
+from everstep.definitions import (
+    DEFAULT_QUEUE,
+    AsyncWorkflow,
+    PlainStep,
+    PlainWorkflow,
+    Step,
+    Workflow,
+)
 from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.queues import Queue, Rate, queue_name
 from everstep.retry import Retry
@@ -51,9 +58,9 @@ class App:
         self._steps: dict[str, Any] = {}
 
     @overload
-    def workflow(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    def workflow(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncWorkflow[P, R]: ...  # type: ignore[overload-overlap]
     @overload
-    def workflow(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+    def workflow(self, function: Callable[P, R], /) -> PlainWorkflow[P, R]: ...
     @overload
     def workflow(
         self, /, *, name: str | None = None, queue: str | Queue = DEFAULT_QUEUE
@@ -70,7 +77,8 @@ class App:
 
         def register(function: Callable[..., Any]) -> Workflow[Any, Any]:
             chosen = _checked_name(name or function.__qualname__, "workflow")
-            made: Workflow[Any, Any] = Workflow(function, name=chosen, queue=queue_name(queue))
+            kind = AsyncWorkflow if inspect.iscoroutinefunction(function) else PlainWorkflow
+            made: Workflow[Any, Any] = kind(function, name=chosen, queue=queue_name(queue))
             if chosen in self.workflows and self.workflows[chosen].function is not function:
                 raise UsageError(
                     f"app {self.name} has a workflow named {chosen} already: give one a name="
@@ -188,8 +196,10 @@ class App:
         qualified name; `queue` is where its workflows go.
         """
 
-        def register(function: Any) -> Workflow[Any, Any]:
-            workflow = function if isinstance(function, Workflow) else self.workflow(function)
+        def register(function: Any) -> Any:
+            workflow: Workflow[Any, Any] = (
+                function if isinstance(function, Workflow) else self.workflow(function)
+            )
             chosen = name or workflow.name
             if chosen in self.schedules:
                 raise UsageError(

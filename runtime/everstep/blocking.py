@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import builtins
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 from everstep import client as asynchronous
 from everstep import handle as handles
 from everstep.app import MAX_PAYLOAD
+from everstep.blocking_messages import ClientMessages
 from everstep.blocking_timetable import Timetable
-from everstep.context import current_branch, outside_workflow
+from everstep.children import start_child
+from everstep.context import current_branch
 from everstep.definitions import Workflow
 from everstep.errors import UsageError
+from everstep.portal import on_loop, wait_on
 from everstep.startable import StartOptions, Takes0, Takes1, Takes2, Takes3, Takes4
-from everstep.store.models import StepInfo, WorkflowInfo
+from everstep.store.models import Outcome, StepInfo, WorkflowInfo
 from everstep.store.workflows import Filter
 
 A = TypeVar("A")
@@ -29,17 +31,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-def wait_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
-    """Wait in this thread for a coroutine on a loop; its task is the engine's, not a branch of a workflow."""
-    future: Future[T] = outside_workflow(lambda: asyncio.run_coroutine_threadsafe(coroutine, loop))
-    try:
-        return future.result()
-    except KeyboardInterrupt:
-        future.cancel()
-        raise
-
-
-class Client:
+class Client(ClientMessages):
     """everstep.Client without `await`. Use as `with sync.Client.connect(url) as client`.
 
     May be used from several threads. Raises DatabaseUnreachableError, SchemaError or UsageError on entry.
@@ -128,8 +120,27 @@ class Client:
         **options: Unpack[StartOptions],
     ) -> Handle[R]: ...
     def start(self, workflow: Any, /, *args: Any, **options: Any) -> Handle[Any]:
-        """Start a workflow; it exists, durably, when this returns. Options as in everstep.Client.start."""
-        return Handle(self, self._wait(self._async.start(workflow, *args, **options)))
+        """Start a workflow; it exists, durably, when this returns. Options as in everstep.Client.start.
+
+        In a plain workflow it starts a child, as that one does in an async workflow.
+        """
+        branch = current_branch.get()
+        if branch is None or not branch.execution.plain or not isinstance(workflow, Workflow):
+            return Handle(self, self._wait(self._async.start(workflow, *args, **options)))
+        child = start_child(branch, workflow, args, {}, options)  # type: ignore[arg-type]
+        return self.handle(workflow, on_loop(branch.execution, child))
+
+    def start_many(
+        self,
+        workflow: Workflow[Any, R],
+        inputs: Iterable[tuple[Any, ...]],
+        *,
+        progress: Callable[[int], None] = lambda _: None,
+        **options: Unpack[StartOptions],
+    ) -> builtins.list[Handle[R]]:
+        """Start a workflow once per tuple of arguments, as everstep.Client.start_many does."""
+        started = self._async.start_many(workflow, inputs, progress=progress, **options)
+        return [Handle(self, handle) for handle in self._wait(started)]
 
     def start_named(
         self, name: str, input: dict[str, Any], **options: Unpack[StartOptions]
@@ -157,9 +168,13 @@ class Client:
         """A workflow's recorded steps, in order."""
         return self._wait(self._async.steps(workflow_id, limit=limit))
 
-    def cancel(self, workflow_id: str) -> bool:
-        """Cancel a workflow. Returns False if it had finished already."""
-        return self._wait(self._async.cancel(workflow_id))
+    def outcome(self, workflow_id: str) -> Outcome:
+        """Wait until a workflow has finished. Raises UnknownWorkflowError if it does not exist."""
+        return self._wait(self._async.outcome(workflow_id))
+
+    def cancel(self, workflow_id: str, *, children: bool = True) -> bool:
+        """Cancel a workflow and its open descendants. Returns False if it had finished already."""
+        return self._wait(self._async.cancel(workflow_id, children=children))
 
     @property
     def schedules(self) -> Timetable:
@@ -202,9 +217,16 @@ class Handle(Generic[R]):
     def result(self, timeout: timedelta | float | None = None) -> R:
         """The workflow's result, waiting for it at most `timeout` (seconds or timedelta).
 
-        Raises WorkflowError, WorkflowCancelledError or WorkflowDeadError as it ended, and TimeoutError.
+        Raises WorkflowError, WorkflowCancelledError or WorkflowDeadError as it ended, and TimeoutError. In a plain
+        workflow it waits parked, and what came is recorded.
         """
-        return self._client._wait(self._inner.result(timeout))  # noqa: SLF001
+        branch = current_branch.get()
+        if branch is None or not branch.execution.plain:
+            return self._client._wait(self._inner.result(timeout))  # noqa: SLF001
+        if timeout is not None:
+            raise UsageError("result(timeout=…) does not work inside a workflow: leave it away")
+        found: R = on_loop(branch.execution, self._inner.result_in(branch))
+        return found
 
     def info(self) -> WorkflowInfo:
         """Where the workflow stands. Raises UnknownWorkflowError if it does not exist."""

@@ -96,14 +96,17 @@ class Execution:
     suspect: bool = False
     signal: ControlSignal | None = None
     broken: Exception | None = None
+    over: bool = False
     pending: Acknowledgement | None = None
     steps_running: int = 0
     engaged: int = 0
+    threads: int = 1
     moves: int = 0
     branches: int = 0
     waits: dict[tuple[str, int], Wait] = field(default_factory=dict)
     taken: set[int] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
     def progressed(self) -> bool:
@@ -134,6 +137,8 @@ class Execution:
 
     def record(self, row: Checkpoint, child: Start | None = None) -> Acknowledgement:
         """Hand a checkpoint to the next group commit, and with it a child's start. Called on the event loop."""
+        if self.over:
+            raise Fenced
         if isinstance(self.signal, (Fenced, Parked)):
             # A step that ended after its workflow had left: this worker may own it anew, at another epoch.
             raise self.signal
@@ -166,6 +171,8 @@ class Execution:
         the workflow, and a worker that was frozen meanwhile must begin nothing. What broke the workflow stays:
         code that catches every exception cannot run on into effects that its log does not know.
         """
+        if self.over:
+            raise Fenced
         if self.signal is None and not self.recorder.held():
             self.signal = Fenced()
         if self.signal is not None:
@@ -174,11 +181,21 @@ class Execution:
             raise self.broken
 
     def interrupt(self, signal: ControlSignal) -> None:
-        """Stop the workflow's coroutine at its next await, and every later step. Called on the event loop."""
+        """Stop the workflow at its next await, and every later step. Called on the event loop.
+
+        A plain workflow's threads cannot be stopped: what they wait for on the loop is.
+        """
         if self.signal is None:
             self.signal = signal
-            if self.task is not None and not self.plain:
+            if self.plain:
+                self.stop_tasks()
+            elif self.task is not None:
                 self.task.cancel()
+
+    def stop_tasks(self) -> None:
+        """Cancel the tasks its branches made, or its threads wait for, and that nobody else cancels."""
+        for task in tuple(self.tasks):
+            task.cancel()
 
 
 @dataclass(eq=False, slots=True)
@@ -189,6 +206,7 @@ class Branch:
     path: str = ""
     seq: int = 0
     children: int = 0
+    crossing: bool = False
 
     def next_position(self) -> tuple[str, int]:
         self.seq += 1
@@ -233,6 +251,20 @@ def branch_here(what: str) -> Branch:
     return branch
 
 
+def awaiting_branch(what: str) -> Branch:
+    """The branch of an async workflow, for what gives a coroutine. Raises UsageError elsewhere.
+
+    A plain workflow comes here by way of everstep.sync (`crossing`), which waits for the coroutine.
+    """
+    branch = branch_here(what)
+    if branch.execution.plain and not branch.crossing:
+        raise UsageError(
+            f"this workflow is a plain function, and nobody awaits {what} in it. "
+            f"Call {what.replace('everstep.', 'everstep.sync.').removesuffix(')')}…)"
+        )
+    return branch
+
+
 def workflow_id() -> str:
     """The id of the workflow this code runs in, also inside its steps. Raises UsageError elsewhere."""
     step = current_step.get()
@@ -260,7 +292,11 @@ def numbering_task_factory(
         return asyncio.Task(coro, loop=loop, context=context, **options)
     inner = context if context is not None else copy_context()
     inner.run(current_branch.set, branch.child())
-    return asyncio.Task(coro, loop=loop, context=inner, **options)
+    task = asyncio.Task(coro, loop=loop, context=inner, **options)
+    tasks = branch.execution.tasks
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
 
 
 def outside_workflow(function: Callable[[], Any]) -> Any:

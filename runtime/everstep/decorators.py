@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from everstep.definitions import PlainStep, Step, Workflow
+from everstep.definitions import AsyncWorkflow, PlainStep, PlainWorkflow, Step
 from everstep.store.transactions import AsyncTx, Tx
 from everstep.transactional import PlainTransaction, Transaction
 
@@ -31,15 +31,17 @@ class TransactionDecorator(Protocol):
 
 class WorkflowDecorator(Protocol):
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncWorkflow[P, R]: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+    def __call__(self, function: Callable[P, R], /) -> PlainWorkflow[P, R]: ...
 
 
 class ScheduleDecorator(Protocol):
     @overload
-    def __call__(self, function: Workflow[P, R], /) -> Workflow[P, R]: ...
+    def __call__(self, function: AsyncWorkflow[P, R], /) -> AsyncWorkflow[P, R]: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    def __call__(self, function: PlainWorkflow[P, R], /) -> PlainWorkflow[P, R]: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, function: Callable[P, R], /) -> Workflow[P, R]: ...
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncWorkflow[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> PlainWorkflow[P, R]: ...

@@ -14,6 +14,7 @@ from everstep.codec import Arguments, Payload, result_payload
 from everstep.context import Branch, current_branch
 from everstep.errors import UsageError
 from everstep.flows import once_flow, perform, perform_in_thread, step_flow
+from everstep.portal import on_loop
 from everstep.retry import NO_RETRY, Retry
 
 P = ParamSpec("P")
@@ -23,7 +24,7 @@ DEFAULT_QUEUE = "default"
 
 
 class Workflow(Generic[P, R]):
-    """A workflow function, registered by name. Started by a Client; never called directly.
+    """A workflow function of either colour, registered by name.
 
     `P` are its parameters and `R` its result: `client.start(workflow, …)` is checked against them.
     """
@@ -47,19 +48,50 @@ class Workflow(Generic[P, R]):
         """For type checkers only: what the workflow takes and gives, whatever its colour."""
         raise UsageError("signature() is for type checkers")
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """In an async workflow: run as a child and wait for its result. Elsewhere a UsageError."""
+    def call_in(
+        self, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Coroutine[Any, Any, R]:
+        """Run as a child of a branch's workflow, and wait for the result. Takes its positions now."""
+        positions = branch.next_position(), branch.next_position()
+        return call_child(branch, self, args, kwargs, positions)
+
+    def _parent(self) -> Branch:
+        """The branch this workflow is called in as a child. Raises UsageError where there is none."""
         branch = current_branch.get()
-        if branch is not None and not branch.execution.plain:
-            positions = branch.next_position(), branch.next_position()
-            return call_child(branch, self, args, kwargs, positions)
-        raise UsageError(
-            f"{self.name} is a workflow: start it with `await client.start({self.__name__}, …)`, "  # type: ignore[attr-defined]
-            f"or call its plain function as {self.__name__}.function(…) in a unit test"  # type: ignore[attr-defined]
-        )
+        name = self.__name__  # type: ignore[attr-defined]
+        if branch is None:
+            raise UsageError(
+                f"{self.name} is a workflow: start it with `await client.start({name}, …)`, "
+                f"or call its plain function as {name}.function(…) in a unit test"
+            )
+        if branch.execution.plain is self.is_async:
+            mine, call = "plain", f"await everstep.run({name}, …)"
+            if self.is_async:
+                mine, call = "async", f"everstep.sync.run({name}, …)"
+            raise UsageError(
+                f"{self.name} is {mine} and the workflow that calls it is not: `{call}`"
+            )
+        return branch
 
     def __repr__(self) -> str:
         return f"<workflow {self.name} on queue {self.queue}>"
+
+
+class AsyncWorkflow(Workflow[P, R]):
+    """A workflow written as `async def`."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """In an async workflow: run as a child and wait for its result. Elsewhere a UsageError."""
+        return self.call_in(self._parent(), args, kwargs)
+
+
+class PlainWorkflow(Workflow[P, R]):
+    """A workflow written as `def`; it runs in threads."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """In a plain workflow: run as a child and wait for its result. Elsewhere a UsageError."""
+        branch = self._parent()
+        return on_loop(branch.execution, self.call_in(branch, args, kwargs))
 
 
 class _Step(Generic[P, R]):

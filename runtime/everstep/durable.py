@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+import msgspec
 
 from everstep.children import result_in_workflow, start_child
 from everstep.codec import Payload
-from everstep.context import Branch, Execution, branch_here
+from everstep.context import Branch, Execution, awaiting_branch
 from everstep.definitions import PlainStep, Workflow, as_step
 from everstep.errors import UsageError
 from everstep.store.models import CheckpointKind
-from everstep.talking import deadline_of, seconds_of
+from everstep.talking import deadline_of, plain_row, seconds_of
 from everstep.waiting import wait_until
 
 P = ParamSpec("P")
@@ -25,17 +27,7 @@ def sleep(duration: timedelta | float) -> Coroutine[Any, Any, None]:
     `duration` in seconds or as a timedelta, counted from when the database first recorded the sleep: a
     crash does not begin it anew. Never early; late by up to about a second, when it had to be claimed again.
     """
-    branch = branch_here("everstep.sleep()")
-    if branch.execution.plain:
-        raise UsageError(
-            "this workflow is a plain function, and nobody awaits everstep.sleep() in it. "
-            "Call everstep.sync.sleep(…)"
-        )
-    return begin_sleep(branch, duration)
-
-
-def begin_sleep(branch: Branch, duration: timedelta | float) -> Coroutine[Any, Any, None]:
-    """Take the position of a sleep now; the coroutine sleeps, on the worker's event loop."""
+    branch = awaiting_branch("everstep.sleep()")
     seconds = seconds_of(duration, "a sleep")
     return _sleep(branch, branch.next_position(), seconds)
 
@@ -46,11 +38,39 @@ async def _sleep(branch: Branch, position: tuple[str, int], seconds: float) -> N
     await wait_until(execution, position, when, "sleep")
 
 
+def sleep_until(instant: datetime) -> Coroutine[Any, Any, None]:
+    """Wait, durably, until an instant by the database's clock; one that has passed is no wait.
+
+    The instant is recorded: a replay waits for the same one, whatever the code computes then.
+    """
+    branch = awaiting_branch("everstep.sleep_until()")
+    if not isinstance(instant, datetime) or instant.tzinfo is None:
+        raise UsageError(
+            f"everstep.sleep_until() takes a datetime with a time zone, not {instant!r}: "
+            f"give it one, for example tzinfo=UTC"
+        )
+    return _sleep_until(branch, branch.next_position(), instant)
+
+
+async def _sleep_until(branch: Branch, position: tuple[str, int], instant: datetime) -> None:
+    execution = branch.execution
+    row = execution.recorded(position, CheckpointKind.SLEEP, "sleep_until")
+    if row is None:
+        execution.check()
+        body = msgspec.json.encode({"until": instant})
+        row = plain_row(position, CheckpointKind.SLEEP, "sleep_until", output=body)
+        execution.record(row)
+    assert row.output is not None
+    await wait_until(
+        execution, position, msgspec.json.decode(row.output, type=_Until).until, "sleep"
+    )
+
+
 def start(
-    workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs
+    workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs
 ) -> Coroutine[Any, Any, ChildHandle[R]]:
     """Start a child in the background, from inside a workflow; its id follows from where it was started."""
-    branch = branch_here("everstep.start()")
+    branch = awaiting_branch("everstep.start()")
     return _start(branch, workflow, start_child(branch, workflow, args, kwargs, {}))
 
 
@@ -58,6 +78,10 @@ async def _start(
     branch: Branch, workflow: Workflow[P, R], started: Coroutine[Any, Any, str]
 ) -> ChildHandle[R]:
     return ChildHandle(branch.execution, await started, workflow.result)
+
+
+class _Until(msgspec.Struct):
+    until: datetime
 
 
 class ChildHandle(Generic[R]):
@@ -70,10 +94,14 @@ class ChildHandle(Generic[R]):
 
     def result(self) -> Coroutine[Any, Any, R]:
         """Its result, waited for parked. Raises WorkflowError and the like, as it ended."""
-        position = branch_here("result()").next_position()
+        position = awaiting_branch("result()").next_position()
         return result_in_workflow(self._execution, position, self.id, self._payload)
 
 
+@overload
+def run(
+    workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs
+) -> Coroutine[Any, Any, R]: ...
 @overload
 def run(
     step: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
@@ -81,10 +109,12 @@ def run(
 @overload
 def run(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
 def run(step: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-    """Call a step of either colour from an async workflow; a plain function runs in a thread.
+    """Call a step or a child workflow of either colour from an async workflow; a plain step runs in a thread.
 
     Any function will do: one that is not decorated is recorded under its qualified name.
     """
+    if isinstance(step, Workflow):
+        return step.call_in(awaiting_branch("everstep.run()"), args, kwargs)
     chosen = as_step(step)
     if isinstance(chosen, PlainStep):
         return chosen.in_thread(*args, **kwargs)

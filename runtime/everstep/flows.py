@@ -16,6 +16,7 @@ from typing import Any
 from everstep.codec import JSON, Payload
 from everstep.context import Execution, StepContext, current_branch, current_step
 from everstep.errors import INTERRUPTED, Failure, PayloadError, StepError, StepInterruptedError
+from everstep.portal import count, on_loop, record_there
 from everstep.retry import NO_RETRY, Retry
 from everstep.store.models import Checkpoint, CheckpointKind
 
@@ -182,7 +183,6 @@ async def _pause(execution: Execution, seconds: float) -> None:
 
 def perform_in_thread(flow: Flow, execution: Execution, call: Call) -> Any:
     """Carry out a flow from a plain workflow's thread; `call` makes an attempt."""
-    loop = execution.loop
     try:
         effect = next(flow)
         while True:
@@ -194,10 +194,9 @@ def perform_in_thread(flow: Flow, execution: Execution, call: Call) -> Any:
                     case Attempt(step):
                         result = _attempt_in_thread(execution, step, call)
                     case Pause(seconds):
-                        time.sleep(seconds)
-                        _settle_in_thread(execution)
+                        on_loop(execution, _pause(execution, seconds))
                     case Record(row):
-                        asyncio.run_coroutine_threadsafe(_record(execution, row), loop).result()
+                        on_loop(execution, record_there(execution, row))
             except Exception as error:  # noqa: BLE001
                 effect = flow.throw(error)
             else:
@@ -209,22 +208,18 @@ def perform_in_thread(flow: Flow, execution: Execution, call: Call) -> Any:
 def _settle_in_thread(execution: Execution) -> None:
     pending = execution.pending
     if (pending is not None and pending.at is None) or execution.recorder.leaving:
-        asyncio.run_coroutine_threadsafe(execution.settle(), execution.loop).result()
+        on_loop(execution, execution.settle())
     execution.check()
-
-
-async def _record(execution: Execution, row: Checkpoint) -> None:
-    execution.record(row)
 
 
 def _attempt_in_thread(execution: Execution, step: StepContext, call: Call) -> Any:
     branch_token = current_branch.set(None)
     step_token = current_step.set(step)
-    execution.steps_running += 1
+    count(execution, steps=1)
     try:
         return call(step)
     finally:
-        execution.steps_running -= 1
+        count(execution, steps=-1)
         current_step.reset(step_token)
         current_branch.reset(branch_token)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -50,7 +50,11 @@ class Handle(Generic[R]):
         """
         branch = current_branch.get()
         if branch is not None:
-            return await self._result_in(branch, timeout)
+            if timeout is not None:
+                raise UsageError(
+                    "result(timeout=…) does not work inside a workflow: use everstep.wait_for"
+                )
+            return await self.result_in(branch)
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         try:
             async with asyncio.timeout(seconds):
@@ -62,16 +66,12 @@ class Handle(Generic[R]):
             ) from None
         return cast(R, value_of(outcome, self._payload))
 
-    async def _result_in(self, branch: Branch, timeout: timedelta | float | None) -> R:  # noqa: ASYNC109
-        """Inside a workflow: waited for parked, and recorded."""
+    def result_in(self, branch: Branch) -> Coroutine[Any, Any, R]:
+        """Inside a workflow: waited for parked, and recorded at the position taken now."""
         from everstep.children import result_in_workflow  # noqa: PLC0415
 
-        if timeout is not None:
-            raise UsageError(
-                "result(timeout=…) does not work inside a workflow: use everstep.wait_for"
-            )
-        found = result_in_workflow(branch.execution, branch.next_position(), self.id, self._payload)
-        return cast(R, await found)
+        position = branch.next_position()
+        return result_in_workflow(branch.execution, position, self.id, self._payload)
 
     async def _outcome(self) -> Outcome:
         # What this call started is known to exist, and has not finished in the very next moment.

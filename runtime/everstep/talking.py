@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from everstep.codec import JSON, Payload, encode_plain
-from everstep.context import Branch, Execution, branch_here
+from everstep.context import Branch, Execution, awaiting_branch
 from everstep.errors import Failure, UnknownWorkflowError, UsageError
 from everstep.store.models import Checkpoint, CheckpointKind, Seen
 from everstep.waiting import wait_for
@@ -72,7 +72,7 @@ def recv(
     Waits parked. Raises TimeoutError after `timeout` (seconds or timedelta), counted from when the wait was
     first recorded. `as_type` rebuilds the message as a dataclass, pydantic model, …
     """
-    branch = branch_here("everstep.recv()")
+    branch = awaiting_branch("everstep.recv()")
     payload: Payload[Any] = Payload(as_type, f"message of topic {topic!r}")
     timer = None if timeout is None else (branch.next_position(), seconds_of(timeout, "a timeout"))
     return _recv(branch, branch.next_position(), topic, timer, payload)
@@ -117,7 +117,7 @@ def send(workflow_id: str, message: Any, topic: str = "") -> Coroutine[Any, Any,
 
     Raises UnknownWorkflowError if there is no such workflow.
     """
-    branch = branch_here("everstep.send()")
+    branch = awaiting_branch("everstep.send()")
     body = encode_plain(message, f"message of topic {topic!r}", branch.execution.max_payload)
     return _send(branch, branch.next_position(), workflow_id, topic, body)
 
@@ -139,7 +139,7 @@ async def _send(
 
 def set_event(key: str, value: Any) -> Coroutine[Any, Any, None]:
     """Publish a value under a name. The latest wins; it can be read during the workflow and ever after."""
-    branch = branch_here("everstep.set_event()")
+    branch = awaiting_branch("everstep.set_event()")
     body = encode_plain(value, f"event {key!r}", branch.execution.max_payload)
     return _set_event(branch, branch.next_position(), key, body)
 
@@ -153,14 +153,14 @@ async def _set_event(branch: Branch, position: Position, key: str, body: bytes) 
 
 def write_stream(key: str, value: Any) -> Coroutine[Any, Any, None]:
     """Append a value to a stream of this workflow, exactly once; readers see it as soon as it is durable."""
-    branch = branch_here("everstep.write_stream()")
+    branch = awaiting_branch("everstep.write_stream()")
     body = encode_plain(value, f"stream {key!r}", branch.execution.max_payload)
     return _write(branch, branch.next_position(), key, body, last=False)
 
 
 def close_stream(key: str) -> Coroutine[Any, Any, None]:
     """End a stream; without this it ends with its workflow."""
-    branch = branch_here("everstep.close_stream()")
+    branch = awaiting_branch("everstep.close_stream()")
     return _write(branch, branch.next_position(), key, b"null", last=True)
 
 
@@ -180,7 +180,7 @@ def get_event(
     Raises TimeoutError after `timeout`, or once the workflow has finished without publishing it, and
     UnknownWorkflowError. What was read is recorded: a replay sees the same value.
     """
-    branch = branch_here("everstep.get_event()")
+    branch = awaiting_branch("everstep.get_event()")
     timer = None if timeout is None else (branch.next_position(), seconds_of(timeout, "a timeout"))
     return _get_event(branch, branch.next_position(), workflow_id, key, timer)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from everstep.context import Branch, branch_here
+from everstep.context import Branch, awaiting_branch
 from everstep.durable import ChildHandle
 from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.handle import Handle
@@ -25,7 +25,7 @@ async def as_completed(coroutines: Iterable[Coroutine[Any, Any, T]]) -> AsyncIte
 
     Takes the place of `asyncio.as_completed`, whose order is that of a hash table.
     """
-    branch = branch_here("everstep.as_completed()")
+    branch = awaiting_branch("everstep.as_completed()")
     left = dict(enumerate(asyncio.ensure_future(coroutine) for coroutine in coroutines))
     came: list[int] = []
     for number, task in left.items():
@@ -62,7 +62,7 @@ def wait_first(
     """The first of some workflows to finish, however it ended; a replay gives the same one."""
     if not handles:
         raise UsageError("wait_first() takes at least one handle")
-    branch = branch_here("everstep.wait_first()")
+    branch = awaiting_branch("everstep.wait_first()")
     return _wait_first(branch, branch.next_position(), handles)
 
 

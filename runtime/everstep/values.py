@@ -13,15 +13,16 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from everstep.context import Branch, branch_here
+from everstep.context import Branch, awaiting_branch, branch_here
 from everstep.errors import UsageError
+from everstep.portal import on_loop, record_there
 from everstep.store.models import CheckpointKind
 from everstep.talking import Position, plain_row
 
 
 def now() -> Coroutine[Any, Any, datetime]:
     """The database's time when this was first reached; in UTC."""
-    branch = branch_here("everstep.now()")
+    branch = awaiting_branch("everstep.now()")
     return _now(branch, branch.next_position())
 
 
@@ -38,7 +39,7 @@ async def _now(branch: Branch, position: Position) -> datetime:
 
 def uuid() -> Coroutine[Any, Any, UUID]:
     """A random UUID, the same on every replay."""
-    branch = branch_here("everstep.uuid()")
+    branch = awaiting_branch("everstep.uuid()")
     return _uuid(branch, branch.next_position())
 
 
@@ -48,7 +49,7 @@ async def _uuid(branch: Branch, position: Position) -> UUID:
 
 def random() -> Coroutine[Any, Any, float]:
     """A random number from 0 up to 1, the same on every replay."""
-    branch = branch_here("everstep.random()")
+    branch = awaiting_branch("everstep.random()")
     return _random(branch, branch.next_position())
 
 
@@ -100,7 +101,7 @@ def _record_from_here(branch: Branch, position: Position, patch: str) -> None:
     execution.check()
     row = plain_row(position, CheckpointKind.VALUE, _patch_name(patch), output=b"true")
     if execution.plain:
-        execution.loop.call_soon_threadsafe(execution.record, row)
+        on_loop(execution, record_there(execution, row))
     else:
         execution.record(row)
 

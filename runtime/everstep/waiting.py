@@ -93,6 +93,10 @@ async def _park(execution: Execution) -> None:
 
 async def _still(execution: Execution) -> bool:
     """Whether the workflow does nothing but wait, as far as can be seen."""
+    if execution.plain and len(execution.waits) < execution.threads:
+        await asyncio.sleep(STILL_SECONDS)
+    if execution.plain:
+        return len(execution.waits) >= execution.threads
     if not execution.branches:
         return True
     seen = execution.moves

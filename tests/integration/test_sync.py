@@ -176,3 +176,33 @@ def test_a_client_that_cannot_open_leaves_no_thread():
     assert threading.active_count() == before
     with pytest.raises(UsageError, match="not open"):
         sync.Client("postgresql://x@127.0.0.1:1/x").get("a")
+
+
+async def test_a_plain_program_talks_with_workflows(database: str, app: App, worker):
+    @app.workflow
+    def count(limit: int) -> int:
+        sync.set_event("limit", limit)
+        for number in range(limit):
+            sync.write_stream("numbers", number)
+        return limit + int(sync.recv("more"))
+
+    await worker(app)
+
+    def program() -> None:
+        with sync.Client.connect(database) as client:
+            started: list[int] = []
+            one, two = client.start_many(count, [(2,), (3,)], id="c", progress=started.append)
+            assert (one.id, two.id, started) == ("c/1", "c/2", [2])
+            assert client.get_event("c/1", "limit", timeout=10) == 2
+            with pytest.raises(TimeoutError):
+                client.get_event("c/1", "nothing", timeout=0)
+            stream = client.read_stream("c/2", "numbers")
+            assert [next(stream) for _ in range(3)] == [0, 1, 2]
+            assert client.send("c/1", 5, "more", key="k")
+            assert one.result(10) == 7
+            assert not client.send("c/1", 5, "more")
+            assert client.cancel("c/2", children=False)
+            assert client.outcome("c/2").status.name == "CANCELLED"
+            assert list(stream) == []
+
+    await in_thread(program)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import uvloop
@@ -49,8 +50,10 @@ def identities(loop_factory: Callable[[], asyncio.AbstractEventLoop], seed: int)
 class Moves:
     """What a branch counts on its execution."""
 
-    moves = 0
-    branches = 0
+    def __init__(self) -> None:
+        self.moves = 0
+        self.branches = 0
+        self.tasks: set[asyncio.Task[Any]] = set()
 
 
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])

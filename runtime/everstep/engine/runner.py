@@ -105,6 +105,7 @@ class Runner:
     ) -> None:
         """Record the ending. Whoever waits in this process is told once it is durable."""
         execution.signal = execution.broken = None
+        execution.over = True
         try:
             await self._committer.finish(execution, *ending).wait()
             if execution.broken is not None:
@@ -130,6 +131,8 @@ class Runner:
                 value = await self._loop.run_in_executor(self._threads, call)
         finally:
             current_branch.reset(token)
+            # Tasks it made and did not wait for end with it, as they do with asyncio.run.
+            execution.stop_tasks()
         execution.check()
         execution.ended_at(branch)
         output, _ = workflow.result.round_trip(value, execution.max_payload)

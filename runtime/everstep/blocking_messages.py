@@ -1,0 +1,45 @@
+"""The part of sync.Client that talks with workflows: messages to them, events and streams from them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from everstep import client as asynchronous
+
+T = TypeVar("T")
+
+
+class ClientMessages(ABC):
+    """Talks with workflows; methods and errors are those of everstep.Client."""
+
+    @property
+    @abstractmethod
+    def _async(self) -> asynchronous.Client: ...
+
+    @abstractmethod
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T: ...
+
+    def send(
+        self, workflow_id: str, message: Any, topic: str = "", *, key: str | None = None
+    ) -> bool:
+        """Send a message to a workflow. Returns False if it has finished. With `key`, a repeat changes nothing."""
+        return self._wait(self._async.send(workflow_id, message, topic, key=key))
+
+    def get_event(self, workflow_id: str, key: str, timeout: timedelta | float = 60.0) -> Any:
+        """The value a workflow publishes under a name, waiting for it at most `timeout`. Raises TimeoutError."""
+        return self._wait(self._async.get_event(workflow_id, key, timeout))
+
+    def read_stream(self, workflow_id: str, key: str) -> Iterator[Any]:
+        """The values of a workflow's stream, from its beginning, live until it ends."""
+        values = self._async.read_stream(workflow_id, key)
+        with suppress(StopAsyncIteration):
+            while True:
+                yield self._wait(_next(values))
+
+
+async def _next(values: Any) -> Any:
+    return await anext(values)

@@ -1,0 +1,59 @@
+"""From a thread to the event loop that does the waiting: a plain workflow to its worker's, a client to its own."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from everstep.context import Execution, outside_workflow
+from everstep.store.models import Checkpoint
+
+T = TypeVar("T")
+
+_counting = threading.Lock()
+
+
+def wait_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Wait in this thread for a coroutine on a loop; its task is the engine's, not a branch of a workflow."""
+    future: concurrent.futures.Future[T] = outside_workflow(
+        lambda: asyncio.run_coroutine_threadsafe(coroutine, loop)
+    )
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        raise
+
+
+def on_loop(execution: Execution, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Wait in a plain workflow's thread for a coroutine on its worker's loop. A signal for the workflow ends it."""
+    try:
+        return wait_on(execution.loop, _tracked(execution, coroutine))
+    except concurrent.futures.CancelledError:
+        execution.check()
+        raise
+
+
+async def _tracked(execution: Execution, coroutine: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.current_task()
+    assert task is not None
+    execution.tasks.add(task)
+    try:
+        return await coroutine
+    finally:
+        execution.tasks.discard(task)
+
+
+async def record_there(execution: Execution, row: Checkpoint) -> None:
+    """Record a checkpoint, on the event loop."""
+    execution.record(row)
+
+
+def count(execution: Execution, *, steps: int = 0, threads: int = 0) -> None:
+    """Count what a plain workflow's threads do at the same time; += alone would lose some."""
+    with _counting:
+        execution.steps_running += steps
+        execution.threads += threads
