@@ -7,7 +7,9 @@ import sys
 import time
 from typing import Any
 
+import dbos
 from dbos import DBOS, DBOSClient, DBOSConfig  # type: ignore[import-not-found,unused-ignore]
+from gauges import percentiles
 
 
 @DBOS.step()
@@ -72,8 +74,7 @@ def direct(url: str, count: int) -> dict[str, float]:
         began = time.perf_counter()
         one_step(number)
         seconds.append(time.perf_counter() - began)
-    ordered = sorted(seconds[20:])
-    return {"p50_ms": 1e3 * ordered[count // 2], "p99_ms": 1e3 * ordered[count * 99 // 100]}
+    return percentiles(seconds[20:])
 
 
 def worker(url: str) -> dict[str, float]:
@@ -83,7 +84,7 @@ def worker(url: str) -> dict[str, float]:
     return {}
 
 
-def latency(url: str, count: int) -> dict[str, float]:
+def latency(url: str, count: int, _worker: str) -> dict[str, float]:
     client = DBOSClient(system_database_url=url)
     waits = []
     for number in range(count):
@@ -92,20 +93,29 @@ def latency(url: str, count: int) -> dict[str, float]:
         handle: Any = client.enqueue(options, number)
         waits.append(handle.get_result(polling_interval_sec=0.05) - began)
         time.sleep(0.05 + 0.013 * (number % 10))
-    return {"p50_ms": 1e3 * sorted(waits)[count // 2]}
+    return percentiles(waits)
+
+
+def prepare(url: str) -> dict[str, str]:
+    launch(url)
+    return {"code": dbos.__file__}
 
 
 def main() -> None:
     verb, url, *rest = sys.argv[1:]
-    figures: dict[str, float]
-    if verb == "throughput":
-        figures = throughput(url, rest[0], int(rest[1]))
-    elif verb == "worker":
-        figures = worker(url)
-    else:
-        figures = {"direct": direct, "latency": latency}[verb](url, int(rest[0]))
-    print(json.dumps(figures))
-    sys.stdout.flush()
+    figures: object
+    match verb:
+        case "prepare":
+            figures = prepare(url)
+        case "throughput":
+            figures = throughput(url, rest[0], int(rest[1]))
+        case "direct":
+            figures = direct(url, int(rest[0]))
+        case "worker":
+            figures = worker(url)
+        case "latency":
+            figures = latency(url, int(rest[0]), rest[1])
+    print(json.dumps(figures), flush=True)
     if verb != "latency":
         DBOS.destroy()
 

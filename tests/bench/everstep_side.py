@@ -1,4 +1,7 @@
-"""everstep's side of the benchmark: one worker process. Each verb measures one thing and prints it as JSON."""
+"""everstep's side of the benchmark: one worker process. Each verb measures one thing and prints it as JSON.
+
+Uses only what everstep had from its first version on, so that earlier ones can be measured with it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import sys
 import time
 
 import uvloop
+from gauges import percentiles
 
+import everstep
 from everstep import App, Client, Settings, Worker
 from everstep.migrations.migrate import migrate
 
@@ -60,8 +65,7 @@ async def direct(url: str, count: int) -> dict[str, float]:
             handle = await worker.client.start(one_step, number)
             await handle.result()
             seconds.append(time.perf_counter() - began)
-    ordered = sorted(seconds[20:])
-    return {"p50_ms": 1e3 * ordered[count // 2], "p99_ms": 1e3 * ordered[count * 99 // 100]}
+    return percentiles(seconds[20:])
 
 
 async def worker(url: str) -> dict[str, float]:
@@ -72,7 +76,7 @@ async def worker(url: str) -> dict[str, float]:
     return {}
 
 
-async def latency(url: str, count: int) -> dict[str, float]:
+async def latency(url: str, count: int, _worker: str) -> dict[str, float]:
     """From the call of start to the first line of the workflow, in another process on this machine."""
     waits = []
     async with Client.connect(url) as client:
@@ -82,8 +86,12 @@ async def latency(url: str, count: int) -> dict[str, float]:
             waits.append(await handle.result() - began)
             # The next start must find an idle worker, whatever phase its polling is in.
             await asyncio.sleep(0.05 + 0.013 * (number % 10))
-    ordered = sorted(waits[3:])
-    return {"p50_ms": 1e3 * ordered[count // 2]}
+    return percentiles(waits[3:])
+
+
+def prepare(url: str) -> dict[str, str]:
+    migrate(url, "everstep")
+    return {"code": everstep.__file__}
 
 
 def _settings(url: str) -> Settings:
@@ -92,13 +100,18 @@ def _settings(url: str) -> Settings:
 
 def main() -> None:
     verb, url, *rest = sys.argv[1:]
-    migrate(url, "everstep")
-    if verb == "throughput":
-        figures = uvloop.run(throughput(url, rest[0], int(rest[1])))
-    elif verb == "worker":
-        figures = uvloop.run(worker(url))
-    else:
-        figures = uvloop.run({"direct": direct, "latency": latency}[verb](url, int(rest[0])))
+    figures: object
+    match verb:
+        case "prepare":
+            figures = prepare(url)
+        case "throughput":
+            figures = uvloop.run(throughput(url, rest[0], int(rest[1])))
+        case "direct":
+            figures = uvloop.run(direct(url, int(rest[0])))
+        case "worker":
+            figures = uvloop.run(worker(url))
+        case "latency":
+            figures = uvloop.run(latency(url, int(rest[0]), rest[1]))
     print(json.dumps(figures))
 
 
