@@ -3,6 +3,7 @@
 from everstep.app import App
 from everstep.client import Client
 from everstep.context import StepContext, step_context, workflow_id
+from everstep.database import Database
 from everstep.definitions import AsyncWorkflow, PlainStep, PlainWorkflow, Step, Workflow
 from everstep.durable import ChildHandle, run, sleep, sleep_until, start
 from everstep.engine.worker import Worker
@@ -26,9 +27,9 @@ from everstep.retry import Retry
 from everstep.schedules import CatchUp, Overlap, Schedule
 from everstep.settings import Settings
 from everstep.store.models import Status, StepInfo, WorkflowInfo
-from everstep.store.transactions import AsyncTx as Connection
-from everstep.store.transactions import Isolation
-from everstep.store.transactions import Tx as PlainConnection
+from everstep.store.places import Isolation
+from everstep.store.sessions import AsyncTx as Connection
+from everstep.store.sessions import Tx as PlainConnection
 from everstep.store.workflows import Filter
 from everstep.talking import close_stream, get_event, recv, send, set_event, write_stream
 from everstep.together import as_completed, wait_first
@@ -43,6 +44,7 @@ __all__ = [
     "ChildHandle",
     "Client",
     "Connection",
+    "Database",
     "DatabaseUnreachableError",
     "EverstepError",
     "Filter",

@@ -7,7 +7,10 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
+from everstep.database import Database
 from everstep.decorators import (
+    AsyncAlchemy,
+    PlainAlchemy,
     ScheduleDecorator,
     StepDecorator,
     TransactionDecorator,
@@ -25,7 +28,8 @@ from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.queues import Queue, Rate, queue_name
 from everstep.retry import Retry
 from everstep.schedules import CatchUp, Overlap, Schedule, make_schedule
-from everstep.store.transactions import AsyncTx, Isolation, Tx
+from everstep.store.places import Isolation
+from everstep.store.sessions import AsyncTx, Tx
 from everstep.transactional import PlainTransaction, Transaction
 
 P = ParamSpec("P")
@@ -55,6 +59,7 @@ class App:
         self.workflows: dict[str, Workflow[Any, Any]] = {}
         self.schedules: dict[str, Schedule] = {}
         self.declared_queues: dict[str, Queue] = {}
+        self.databases: dict[str, Database] = {}
         self._steps: dict[str, Any] = {}
 
     @overload
@@ -138,7 +143,15 @@ class App:
     ) -> Transaction[P, R]: ...
     @overload
     def transaction(
+        self, function: Callable[Concatenate[AsyncAlchemy, P], Coroutine[Any, Any, R]], /
+    ) -> Transaction[P, R]: ...
+    @overload
+    def transaction(
         self, function: Callable[Concatenate[Tx, P], R], /
+    ) -> PlainTransaction[P, R]: ...
+    @overload
+    def transaction(
+        self, function: Callable[Concatenate[PlainAlchemy, P], R], /
     ) -> PlainTransaction[P, R]: ...
     @overload
     def transaction(
@@ -148,6 +161,7 @@ class App:
         name: str | None = None,
         retry: Retry | None = None,
         isolation: Isolation = Isolation.READ_COMMITTED,
+        database: Database | None = None,
     ) -> TransactionDecorator: ...
     def transaction(
         self,
@@ -157,12 +171,14 @@ class App:
         name: str | None = None,
         retry: Retry | None = None,
         isolation: Isolation = Isolation.READ_COMMITTED,
+        database: Database | None = None,
     ) -> Any:
-        """Register a transactional step: its SQL and its checkpoint commit together, so exactly once.
+        """Register a transactional step: its SQL and the record of its outcome commit together, so exactly once.
 
         The function's first parameter is a connection in a transaction, which everstep commits; callers leave
-        it away. Serialization failures, deadlocks and lost connections are tried again by themselves; `retry`
-        is for errors of the function's own.
+        it away. It is a psycopg connection, or what its annotation says: AsyncSession, AsyncConnection, Session
+        or Connection of SQLAlchemy. `database`: another one than the engine's. Serialization failures, deadlocks
+        and lost connections are tried again by themselves; `retry` is for errors of the function's own.
         """
 
         def register(function: Callable[..., Any]) -> Any:
@@ -171,8 +187,15 @@ class App:
                 raise UsageError(
                     f"app {self.name} has a step named {chosen} already: give one a name="
                 )
+            if (
+                database is not None
+                and self.databases.setdefault(database.name, database) != database
+            ):
+                raise UsageError(f"app {self.name} has two databases named {database.name}")
             kind = Transaction if inspect.iscoroutinefunction(function) else PlainTransaction
-            self._steps[chosen] = kind(function, name=chosen, retry=retry, isolation=isolation)
+            self._steps[chosen] = kind(
+                function, name=chosen, retry=retry, isolation=isolation, database=database
+            )
             return self._steps[chosen]
 
         return register if function is None else register(function)
@@ -261,6 +284,8 @@ class App:
             _ = workflow.arguments, workflow.result
         for step in self._steps.values():
             _ = step.result
+            if isinstance(step, (Transaction, PlainTransaction)):
+                _ = step.form
         for schedule in self.schedules.values():
             schedule.check()
 

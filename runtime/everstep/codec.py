@@ -76,7 +76,7 @@ class Arguments:
     """The codec of a workflow's input: a JSON object of its parameters by name."""
 
     def __init__(self, function: Callable[..., Any], place: str) -> None:
-        hints = _hints(function, place)
+        hints = hints_of(function, place)
         fields: list[Any] = []
         self._positional: list[str] = []
         for name, parameter in inspect.signature(function).parameters.items():
@@ -130,7 +130,7 @@ class Arguments:
 
 def result_payload(function: Callable[..., Any], place: str) -> Payload[Any]:
     """The codec of a function's result, from its return annotation."""
-    return Payload(_hints(function, place).get("return", Any), place)
+    return Payload(hints_of(function, place).get("return", Any), place)
 
 
 def encode_plain(value: Any, place: str, limit: int) -> bytes:
@@ -147,7 +147,7 @@ def _field(name: str, annotation: Any, default: Any) -> Any:
     return (name, annotation, default)
 
 
-def _hints(function: Callable[..., Any], place: str) -> dict[str, Any]:
+def hints_of(function: Callable[..., Any], place: str) -> dict[str, Any]:
     try:
         hints = get_type_hints(function)
     except NameError as error:

@@ -6,11 +6,29 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from everstep.definitions import AsyncWorkflow, PlainStep, PlainWorkflow, Step
-from everstep.store.transactions import AsyncTx, Tx
+from everstep.store.sessions import AsyncTx, Tx
 from everstep.transactional import PlainTransaction, Transaction
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class _AsyncAlchemy(Protocol):
+    """AsyncSession and AsyncConnection of SQLAlchemy, by what only they have."""
+
+    @property
+    def stream_scalars(self) -> Any: ...
+
+
+class _PlainAlchemy(Protocol):
+    """Session and Connection of SQLAlchemy."""
+
+    @property
+    def scalars(self) -> Any: ...
+
+
+AsyncAlchemy = TypeVar("AsyncAlchemy", bound=_AsyncAlchemy)
+PlainAlchemy = TypeVar("PlainAlchemy", bound=_PlainAlchemy)
 
 
 class StepDecorator(Protocol):
@@ -26,7 +44,15 @@ class TransactionDecorator(Protocol):
         self, function: Callable[Concatenate[AsyncTx, P], Coroutine[Any, Any, R]], /
     ) -> Transaction[P, R]: ...
     @overload
+    def __call__(
+        self, function: Callable[Concatenate[AsyncAlchemy, P], Coroutine[Any, Any, R]], /
+    ) -> Transaction[P, R]: ...
+    @overload
     def __call__(self, function: Callable[Concatenate[Tx, P], R], /) -> PlainTransaction[P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[PlainAlchemy, P], R], /
+    ) -> PlainTransaction[P, R]: ...
 
 
 class WorkflowDecorator(Protocol):

@@ -13,7 +13,8 @@ from everstep.children import call_child
 from everstep.codec import Arguments, Payload, result_payload
 from everstep.context import Branch, current_branch
 from everstep.errors import UsageError
-from everstep.flows import once_flow, perform, perform_in_thread, step_flow
+from everstep.flows import perform, perform_in_thread, step_flow
+from everstep.marked import once_flow
 from everstep.portal import on_loop
 from everstep.retry import NO_RETRY, Retry
 

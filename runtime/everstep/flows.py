@@ -17,7 +17,7 @@ from everstep.codec import JSON, Payload
 from everstep.context import Execution, StepContext, current_branch, current_step
 from everstep.errors import INTERRUPTED, Failure, PayloadError, StepError, StepInterruptedError
 from everstep.portal import count, on_loop, record_there
-from everstep.retry import NO_RETRY, Retry
+from everstep.retry import Retry
 from everstep.store.models import Checkpoint, CheckpointKind
 
 
@@ -62,10 +62,11 @@ def step_flow(
     retry: Retry,
     *,
     kind: CheckpointKind = CheckpointKind.STEP,
+    records_itself: bool = False,
 ) -> Flow:
     """The recorded outcome if there is one; otherwise attempts until success or giving up, recorded.
 
-    A transaction's attempt records its success itself, in its own commit; only its failure is left to do.
+    `records_itself`: an attempt records its success, in its own commit; only a failure is left to do.
     """
     row = execution.recorded(position, kind, name)
     if row is not None:
@@ -77,7 +78,7 @@ def step_flow(
         failure: Exception
         try:
             value = yield Attempt(StepContext(execution.id, *position, name, attempt))
-            if kind is CheckpointKind.TRANSACTION:
+            if records_itself:
                 return value
             body, value = payload.round_trip(value, execution.max_payload)
         except PayloadError as error:
@@ -90,9 +91,9 @@ def step_flow(
                 attempt += 1
                 continue
         else:
-            yield Record(_row(position, kind, name, attempt, began, output=body))
+            yield Record(row_at(position, kind, name, attempt, began, output=body))
             return value
-        row = _row(position, kind, name, attempt, began, error=Failure.of(failure).encode())
+        row = row_at(position, kind, name, attempt, began, error=Failure.of(failure).encode())
         yield Record(row)
         return outcome_of(row, payload)
 
@@ -104,29 +105,6 @@ def _after(retry: Retry, attempt: int, error: Exception) -> tuple[float | None, 
     except Exception as fault:  # noqa: BLE001
         # `retry_if` is the user's code: what it raises is the step's outcome, and is recorded as one.
         return None, fault
-
-
-def once_flow(
-    execution: Execution,
-    mark: tuple[str, int],
-    position: tuple[str, int],
-    name: str,
-    payload: Payload[Any],
-) -> Flow:
-    """At most once: a mark is durable before the attempt, and a mark without an outcome is an interruption."""
-    begun = execution.recorded(mark, CheckpointKind.STARTED, name)
-    if begun is not None and execution.recorded(position, CheckpointKind.STEP, name) is None:
-        interrupted = Failure(
-            INTERRUPTED, "its worker died while it ran: it may have happened, or not"
-        )
-        row = _row(
-            position, CheckpointKind.STEP, name, 1, time.monotonic(), error=interrupted.encode()
-        )
-        yield Record(row)
-        return outcome_of(row, payload)
-    if begun is None:
-        yield Record(_row(mark, CheckpointKind.STARTED, name, 1, time.monotonic(), output=b"null"))
-    return (yield from step_flow(execution, position, name, payload, NO_RETRY))
 
 
 def outcome_of(row: Checkpoint, payload: Payload[Any]) -> Any:
@@ -224,7 +202,7 @@ def _attempt_in_thread(execution: Execution, step: StepContext, call: Call) -> A
         current_branch.reset(branch_token)
 
 
-def _row(
+def row_at(
     position: tuple[str, int],
     kind: CheckpointKind,
     name: str,
@@ -234,6 +212,7 @@ def _row(
     output: bytes | None = None,
     error: bytes | None = None,
 ) -> Checkpoint:
+    """The checkpoint of an outcome."""
     return Checkpoint(
         branch=position[0],
         seq=position[1],

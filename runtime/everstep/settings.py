@@ -82,6 +82,11 @@ class Settings:
         return cls(**values)  # type: ignore[arg-type]
 
 
+def database_url(variable: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The address of a database of the user's own, if the environment has one."""
+    return environ.get(variable)
+
+
 def termination_log(environ: Mapping[str, str] = os.environ) -> Path | None:
     """The file whose content Kubernetes shows in the pod's status, if this process runs in a pod."""
     if named := environ.get("EVERSTEP_TERMINATION_LOG"):

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-READY_AND_IDLE = b"Z\x00\x00\x00\x05I"
-"""The server's last message after a statement in autocommit: it has committed."""
+READY = b"Z\x00\x00\x00\x05"
+"""The server's last message after a statement: it has done it, and committed it unless in a transaction."""
 
 
 class Proxy:
@@ -89,7 +89,7 @@ class Proxy:
                         server.sendall(data)
                     elif not doomed:
                         client.sendall(data)
-                    elif READY_AND_IDLE in data:
+                    elif READY in data:
                         return
 
     def _is_to_be_lost(self, request: bytes) -> bool:

@@ -25,6 +25,7 @@ from everstep.engine.loops import run
 from everstep.engine.runner import Ended, Runner
 from everstep.engine.scheduler import Scheduler
 from everstep.engine.sweeper import Strays, Sweeper, Timers
+from everstep.engine.transactors import transactors
 from everstep.errors import Cancelled, DatabaseUnreachableError
 from everstep.metrics.local import LocalMetrics
 from everstep.metrics.sampler import Sampler
@@ -34,7 +35,6 @@ from everstep.store.messages import Messages
 from everstep.store.metrics import MetricRows
 from everstep.store.queues import LimitedClaims, Queues
 from everstep.store.runs import CLAIM_TIMEOUT_SECONDS, Runs
-from everstep.store.transactions import Transactor
 from everstep.store.workers import Workers, WorkerState
 
 log = logging.getLogger("everstep")
@@ -79,9 +79,7 @@ class Tenure:
         self._workers = Workers(settings.schema, self.me)
         self._clock = DatabaseClock()
         messages = Messages(settings.schema)
-        self._transactor = Transactor(
-            settings.url, settings.schema, self.me, connections=settings.transactions
-        )
+        self._transactors = transactors(app, settings, self.me)
         self._waker = Waker(self._link, messages, announce)
         self.committer = Committer(
             self._commit_link,
@@ -90,7 +88,7 @@ class Tenure:
             observe=metrics.committed,
             stir=self._waker.stir,
             eyes=Lookout(self._look_link, messages),
-            transactor=self._transactor,
+            transactor=self._transactors,
         )
         self.runner = Runner(app, self.committer, threads, ended)
         self.claimer = Claimer(
@@ -149,6 +147,7 @@ class Tenure:
         settings = self._settings
         self._spawn(self.committer.run())
         self._spawn(self._waker.run())
+        self._spawn(self._transactors.greet())
         self._spawn(run(self.claimer))
         self._spawn(run(self._declarer))
         self._spawn(
@@ -262,7 +261,7 @@ class Tenure:
         await self._commit_link.close()
         await self._link.close()
         await self._look_link.close()
-        await self._transactor.close()
+        await self._transactors.close()
         await self._metrics_link.close()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:

@@ -40,6 +40,8 @@ class Worker:
         self, app: App, settings: Settings, queues: Sequence[str | Queue] | None = None
     ) -> None:
         app.check()
+        for database in app.databases.values():
+            database.address()
         self.app = app
         self.settings = settings
         self.queues = [queue_name(queue) for queue in queues or app.queues()]

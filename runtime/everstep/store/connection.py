@@ -31,8 +31,8 @@ _KEEPALIVE = {
 }
 
 # Connection lost, shutdown, serialization, deadlock, lock or statement timeout, too many connections,
-# read-only standby, out of resources: the same statement may well succeed later.
-_PASSING = ("08", "57P", "57014", "40", "55P03", "53", "25006")
+# read-only standby, out of resources, idle for too long: the same statement may well succeed later.
+_PASSING = ("08", "57P", "57014", "40", "55P03", "53", "25006", "25P03", "25P04")
 
 
 class Passing(Exception):

@@ -1,196 +1,184 @@
-"""Runs transactional steps: a user's SQL and the step's checkpoint commit together, or neither does.
+"""Runs transactional steps: a user's SQL and the record of its outcome commit together, or neither does.
 
-Whatever happens to the connection, the transaction is tried again as a whole: if it had been committed after
-all, it meets its own checkpoint and takes the recorded result. So its effects happen exactly once.
+In the engine's database the record is the step's checkpoint, behind the fence. In another one it is a row of
+everstep_transaction there, under a key that the engine made durable before. Whatever happens to the connection,
+the transaction is tried again as a whole: if it had been committed after all, it meets its own record and takes
+the outcome from there. So its effects happen exactly once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
-from uuid import UUID
 
 import psycopg
-from psycopg import pq
-from psycopg.rows import namedtuple_row
-from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from psycopg_pool import PoolTimeout
 
-from everstep.codec import JSON, Payload
-from everstep.errors import Fenced, UsageError
-from everstep.store.connection import Passing, connect_arguments, translate
-from everstep.store.statements import statements
+from everstep.codec import JSON
+from everstep.errors import Fenced
+from everstep.store.connection import connect_arguments, unreachable
+from everstep.store.places import Book, Place, begin, check_open
+from everstep.store.sessions import AsyncTx, Session, Sessions, Tx, async_row_of, row_of
+from everstep.store.tries import Tries, is_passing
 
-TRIES = 10
-"""Attempts at a transaction that fails for a passing reason, before the step's own retry policy decides."""
-
-AsyncTx = psycopg.AsyncConnection[Any]
-Tx = psycopg.Connection[Any]
-
-
-class Isolation(StrEnum):
-    """Isolation levels of Postgres."""
-
-    READ_COMMITTED = "READ COMMITTED"
-    REPEATABLE_READ = "REPEATABLE READ"
-    SERIALIZABLE = "SERIALIZABLE"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a transaction's checkpoint goes, and how its result is encoded."""
-
-    workflow_id: str
-    epoch: int
-    branch: str
-    seq: int
-    name: str
-    attempt: int
-    payload: Payload[Any]
-    max_payload: int
-    isolation: Isolation
+PATIENCE_SECONDS = 10.0
+"""For a free connection. Then we ask whether the database is away, or only busy."""
 
 
 class Transactor:
-    """Connections for transactional steps, opened when the first one runs."""
+    """Runs transactions on one database."""
 
-    def __init__(self, url: str, schema: str, me: UUID, *, connections: int) -> None:
-        self._arguments = connect_arguments(url, "everstep transaction")
-        self._sql = statements(schema)
-        self._me = me
-        self._connections = connections
-        self._async_pool: AsyncConnectionPool[AsyncTx] | None = None
-        self._pool: ConnectionPool[Tx] | None = None
+    def __init__(self, url: str, book: Book, *, connections: int) -> None:
+        self._url = url
+        self._book = book
+        self._sessions = Sessions(
+            connect_arguments(url, "everstep transaction"),
+            connections=connections,
+            patience=PATIENCE_SECONDS,
+        )
 
-    async def run(self, place: Place, call: Callable[[AsyncTx], Awaitable[Any]]) -> Any:
+    async def run(self, place: Place, call: Callable[[Any], Awaitable[Any]]) -> Any:
         """Run an async transaction. Returns the recorded value; raises Fenced, or the user's error."""
-        for attempt in range(1, TRIES + 1):
+        tries = Tries(self._url, place.name)
+        while True:
             try:
-                async with (await self._opened()).connection() as tx:
-                    return await self._once(tx, place, call)
-            except psycopg.Error as error:
-                _raise_unless_passing(error, attempt)
-            await asyncio.sleep(_pause(attempt))
-        raise AssertionError("unreachable")
+                async with self._sessions.session(place.form) as session:
+                    await self._book.open(session.tx)
+                    return await self._try(session, place, call, again=tries.again)
+            except PoolTimeout:
+                await self._look_for_it(tries)
+            except Exception as error:  # noqa: BLE001
+                tries.failed(error)
+            place.check()
+            await asyncio.sleep(tries.pause())
 
-    def run_plain(self, place: Place, call: Callable[[Tx], Any]) -> Any:
+    def run_plain(self, place: Place, call: Callable[[Any], Any]) -> Any:
         """The same for a plain function, in its own thread."""
-        for attempt in range(1, TRIES + 1):
+        tries = Tries(self._url, place.name)
+        while True:
             try:
-                with self._opened_plain().connection() as tx:
-                    return self._once_plain(tx, place, call)
-            except psycopg.Error as error:
-                _raise_unless_passing(error, attempt)
-            time.sleep(_pause(attempt))
-        raise AssertionError("unreachable")
+                with self._sessions.plain_session(place.form) as session:
+                    self._book.open_plain(session.tx)
+                    return self._try_plain(session, place, call, again=tries.again)
+            except PoolTimeout:
+                self._look_for_it_plain(tries)
+            except Exception as error:  # noqa: BLE001
+                tries.failed(error)
+            place.check()
+            time.sleep(tries.pause())
+
+    async def greet(self) -> None:
+        """Connect, and see that the book is there. Raises what is wrong with it."""
+        try:
+            await self._sessions.probe()
+        except psycopg.OperationalError as error:
+            raise unreachable(self._url, error) from None
+        async with self._sessions.session(None) as session:
+            await self._book.open(session.tx)
 
     async def close(self) -> None:
-        if self._async_pool is not None:
-            await self._async_pool.close()
-        if self._pool is not None:
-            await asyncio.to_thread(self._pool.close)
+        await self._sessions.close()
+
+    async def _try(
+        self,
+        session: Session[AsyncTx],
+        place: Place,
+        call: Callable[[Any], Awaitable[Any]],
+        *,
+        again: bool,
+    ) -> Any:
+        if (again or place.mark.seen) and (row := await self._recorded(session.tx, place)):
+            return place.payload.decode(row.output)
+        try:
+            return await self._once(session, place, call)
+        except Exception as error:
+            # What fails may have been done, and fail because of that: by an attempt whose reply was lost, or
+            # by the worker that had this workflow before.
+            if is_passing(error) or not (row := await self._recorded(session.tx, place)):
+                raise
+            return place.payload.decode(row.output)
+
+    def _try_plain(
+        self, session: Session[Tx], place: Place, call: Callable[[Any], Any], *, again: bool
+    ) -> Any:
+        if (again or place.mark.seen) and (row := self._recorded_plain(session.tx, place)):
+            return place.payload.decode(row.output)
+        try:
+            return self._once_plain(session, place, call)
+        except Exception as error:
+            if is_passing(error) or not (row := self._recorded_plain(session.tx, place)):
+                raise
+            return place.payload.decode(row.output)
 
     async def _once(
-        self, tx: AsyncTx, place: Place, call: Callable[[AsyncTx], Awaitable[Any]]
+        self, session: Session[AsyncTx], place: Place, call: Callable[[Any], Awaitable[Any]]
     ) -> Any:
-        began = time.monotonic()
+        began, tx, book = time.monotonic(), session.tx, self._book
         async with tx.transaction():
-            await tx.execute(_begin(place))
-            value = await call(tx)
-            _check_open(tx, place)
+            await tx.execute(begin(place))
+            value = await call(session.given)
+            await session.flush()
+            check_open(tx, place)
             body, value = place.payload.round_trip(value, place.max_payload)
-            arguments = self._arguments_of(place, body, time.monotonic() - began)
-            if await (await tx.execute(self._sql["fence"], arguments)).fetchone() is None:
+            arguments = self._arguments(place, body, time.monotonic() - began)
+            place.check()
+            if book.fence and await async_row_of(tx, book.fence, arguments) is None:
                 raise Fenced
-            recorded = await tx.execute(self._sql["record_transaction"], arguments)
-            if await recorded.fetchone() is not None:
+            if await async_row_of(tx, book.record, arguments) is not None:
                 return value
             raise psycopg.Rollback
-        row = await (await tx.execute(self._sql["recorded_transaction"], arguments)).fetchone()
-        return place.payload.decode(row.output) if row else None
+        row = await self._recorded(tx, place)
+        return place.payload.decode(row.output)
 
-    def _once_plain(self, tx: Tx, place: Place, call: Callable[[Tx], Any]) -> Any:
-        began = time.monotonic()
+    def _once_plain(self, session: Session[Tx], place: Place, call: Callable[[Any], Any]) -> Any:
+        began, tx, book = time.monotonic(), session.tx, self._book
         with tx.transaction():
-            tx.execute(_begin(place))
-            value = call(tx)
-            _check_open(tx, place)
+            tx.execute(begin(place))
+            value = call(session.given)
+            session.flush()
+            check_open(tx, place)
             body, value = place.payload.round_trip(value, place.max_payload)
-            arguments = self._arguments_of(place, body, time.monotonic() - began)
-            if tx.execute(self._sql["fence"], arguments).fetchone() is None:
+            arguments = self._arguments(place, body, time.monotonic() - began)
+            place.check()
+            if book.fence and row_of(tx, book.fence, arguments) is None:
                 raise Fenced
-            if tx.execute(self._sql["record_transaction"], arguments).fetchone() is not None:
+            if row_of(tx, book.record, arguments) is not None:
                 return value
             raise psycopg.Rollback
-        row = tx.execute(self._sql["recorded_transaction"], arguments).fetchone()
-        return place.payload.decode(row.output) if row else None
+        row = self._recorded_plain(tx, place)
+        return place.payload.decode(row.output)
 
-    def _arguments_of(self, place: Place, body: bytes, seconds: float) -> dict[str, object]:
+    async def _recorded(self, tx: AsyncTx, place: Place) -> Any:
+        return await async_row_of(tx, self._book.recorded, self._arguments(place))
+
+    def _recorded_plain(self, tx: Tx, place: Place) -> Any:
+        return row_of(tx, self._book.recorded, self._arguments(place))
+
+    def _arguments(
+        self, place: Place, body: bytes = b"", seconds: float = 0.0
+    ) -> dict[str, object]:
         return {
             "id": place.workflow_id,
-            "epoch": place.epoch,
-            "me": self._me,
             "branch": place.branch,
             "seq": place.seq,
             "name": place.name,
-            "attempt": place.attempt,
             "codec": JSON,
             "output": body,
             "seconds": seconds,
+            **self._book.arguments(place),
         }
 
-    async def _opened(self) -> AsyncConnectionPool[AsyncTx]:
-        if self._async_pool is None:
-            self._async_pool = AsyncConnectionPool(
-                kwargs=self._pool_arguments(),
-                min_size=0,
-                max_size=self._connections,
-                open=False,
-                check=AsyncConnectionPool.check_connection,
-            )
-            await self._async_pool.open()
-        return self._async_pool
+    async def _look_for_it(self, tries: Tries) -> None:
+        """No connection was to be had: is the database away, or only busy?"""
+        try:
+            await self._sessions.probe()
+        except psycopg.OperationalError as error:
+            tries.away(error)
 
-    def _opened_plain(self) -> ConnectionPool[Tx]:
-        if self._pool is None:
-            self._pool = ConnectionPool(
-                kwargs=self._pool_arguments(),
-                min_size=0,
-                max_size=self._connections,
-                open=True,
-                check=ConnectionPool.check_connection,
-            )
-        return self._pool
-
-    def _pool_arguments(self) -> dict[str, Any]:
-        return {
-            **self._arguments,
-            "autocommit": True,
-            "row_factory": namedtuple_row,
-            "prepare_threshold": None,
-        }
-
-
-def _begin(place: Place) -> bytes:
-    return f"SET TRANSACTION ISOLATION LEVEL {place.isolation.value}".encode()
-
-
-def _check_open(tx: AsyncTx | Tx, place: Place) -> None:
-    if tx.info.transaction_status is not pq.TransactionStatus.INTRANS:
-        raise UsageError(
-            f"transaction {place.name} ended its transaction itself: everstep commits it, together with the "
-            f"checkpoint. Leave COMMIT and ROLLBACK away; to roll back, raise an exception."
-        )
-
-
-def _raise_unless_passing(error: psycopg.Error, attempt: int) -> None:
-    if attempt >= TRIES or not isinstance(translate(error), Passing):
-        raise error
-
-
-def _pause(attempt: int) -> float:
-    return float(random.uniform(0.2, 1.0) * min(0.02 * 2**attempt, 2.0))  # noqa: S311
+    def _look_for_it_plain(self, tries: Tries) -> None:
+        try:
+            self._sessions.probe_plain()
+        except psycopg.OperationalError as error:
+            tries.away(error)
