@@ -11,7 +11,8 @@ from sqlalchemy import Connection as AlchemyConnection
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from support.database import Sql, fresh_database
+from support.database import Sql
+from support.elsewhere import Elsewhere, another_database
 from support.server import Server
 
 import everstep
@@ -33,14 +34,9 @@ INSERT_TEXT = text("INSERT INTO booked VALUES (:n)")
 
 
 @pytest.fixture
-def elsewhere(postgres: Server) -> Iterator[Sql]:
-    """A database beside the engine's."""
-    with fresh_database(postgres, template=None) as name:
-        there = Sql(postgres.url(name))
-        there.url = postgres.url(name)  # type: ignore[attr-defined]
-        there("CREATE TABLE booked (n int UNIQUE)")
+def elsewhere(postgres: Server) -> Iterator[Elsewhere]:
+    with another_database(postgres) as there:
         yield there
-        there.close()
 
 
 @pytest.fixture(params=["here", "elsewhere"])
@@ -49,7 +45,7 @@ def target(request: pytest.FixtureRequest, sql: Sql, elsewhere: Sql) -> tuple[Da
     if request.param == "here":
         sql("CREATE TABLE booked (n int UNIQUE)")
         return None, sql
-    return Database("ledger", elsewhere.url), elsewhere  # type: ignore[attr-defined]
+    return Database("ledger", elsewhere.url), elsewhere.sql
 
 
 def flows_of(app: App, database: Database | None, form: str) -> Any:
@@ -190,7 +186,7 @@ FORMS = {"session": AsyncSession, "connection": AsyncConnection}
 
 @pytest.mark.parametrize("how", COMMITS)
 async def test_the_function_cannot_end_its_transaction(
-    app: App, worker: StartWorker, client: Client, elsewhere: Sql, how: str
+    app: App, worker: StartWorker, client: Client, elsewhere: Elsewhere, how: str
 ) -> None:
     async def ends(tx: Any) -> None:
         if isinstance(tx, AsyncSession | AsyncConnection):
@@ -200,7 +196,7 @@ async def test_the_function_cannot_end_its_transaction(
         await COMMITS[how](tx)
 
     ends.__annotations__["tx"] = FORMS.get(how.split(maxsplit=1)[0], everstep.Connection)
-    transaction = app.transaction(database=Database("ledger", elsewhere.url))(ends)  # type: ignore[attr-defined]
+    transaction = app.transaction(database=Database("ledger", elsewhere.url))(ends)
 
     @app.workflow
     async def buy() -> None:
@@ -210,8 +206,8 @@ async def test_the_function_cannot_end_its_transaction(
     with pytest.raises(WorkflowError, match="to roll back, raise an exception"):
         await (await client.start(buy)).result(10)
     # A statement of the function's own that says COMMIT is one: the error comes too late to undo it.
-    assert len(elsewhere("SELECT n FROM booked")) == (1 if how == "sql" else 0)
-    assert elsewhere("SELECT FROM everstep_transaction") == []
+    assert len(elsewhere.booked) == (1 if how == "sql" else 0)
+    assert elsewhere.sql("SELECT FROM everstep_transaction") == []
 
 
 async def test_a_failed_statement_that_is_swallowed_is_an_error(

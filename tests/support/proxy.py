@@ -20,11 +20,11 @@ class Proxy:
     connection is cut. `lost` holds the requests that this happened to.
     """
 
-    def __init__(self, server_port: int) -> None:
+    def __init__(self, server_port: int, port: int = 0) -> None:
         self.lose: Callable[[bytes], bool] | None = None
         self.lost: list[bytes] = []
         self._server_port = server_port
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self._clients: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
