@@ -106,7 +106,8 @@ class PageRunner:
 
     def _sql(self, block: Block) -> None:
         with psycopg.connect(self.url) as connection:
-            rows = connection.execute(block.text.encode()).fetchall()
+            cursor = connection.execute(block.text.encode())
+            rows = cursor.fetchall() if cursor.description else []
             assert rows or block.mark == "no rows", f"{block.place} finds nothing"
             if block.mark == "index":
                 plan = connection.execute(b"EXPLAIN " + block.text.encode()).fetchall()

@@ -7,7 +7,7 @@ import psycopg
 from everstep.errors import DatabaseRefusedError
 from everstep.store.places import Place
 from everstep.store.sessions import AsyncTx, Tx, async_row_of, row_of
-from everstep.store.statements import statements
+from everstep.store.statements import statements_elsewhere
 
 
 class Records:
@@ -16,7 +16,7 @@ class Records:
     fence: bytes | None = None
 
     def __init__(self, database: str, schema: str, app: str) -> None:
-        sql = statements(schema)
+        sql = statements_elsewhere(schema)
         self.record = sql["record_elsewhere"]
         self.recorded = sql["recorded_elsewhere"]
         self._create = sql["create_records"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -11,17 +12,33 @@ from everstep.settings import checked_schema
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
+_APART = ("fsck.sql", "elsewhere.sql")
+"""Not of the engine's own work in its own database."""
+
+
 @cache
 def statements(schema: str) -> dict[str, bytes]:
-    """All statements by name, written for `schema`."""
+    """All of the engine's statements by name, written for `schema`."""
+    folder = files("everstep.store").joinpath("sql")
+    names = sorted(f.name for f in folder.iterdir() if f.name.endswith(".sql"))
+    return _named([name for name in names if name not in _APART], schema)
+
+
+@cache
+def statements_elsewhere(schema: str) -> dict[str, bytes]:
+    """Those for a schema of another database."""
+    return _named(["elsewhere.sql"], schema)
+
+
+def _named(sources: Sequence[str], schema: str) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    for source in sorted(files("everstep.store").joinpath("sql").iterdir(), key=lambda f: f.name):
-        if source.name.endswith(".sql") and source.name != "fsck.sql":
-            pieces = _NAME.split(source.read_text())[1:]
-            for name, text in zip(pieces[::2], pieces[1::2], strict=True):
-                if name in found:
-                    raise AssertionError(f"two statements are named {name}")
-                found[name] = in_schema(text, schema).strip().encode()
+    for source in sources:
+        text = files("everstep.store").joinpath("sql").joinpath(source).read_text()
+        pieces = _NAME.split(text)[1:]
+        for name, statement in zip(pieces[::2], pieces[1::2], strict=True):
+            if name in found:
+                raise AssertionError(f"two statements are named {name}")
+            found[name] = in_schema(statement, schema).strip().encode()
     return found
 
 
