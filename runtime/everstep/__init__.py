@@ -6,6 +6,7 @@ from everstep.context import StepContext, step_context, workflow_id
 from everstep.database import Database
 from everstep.definitions import AsyncWorkflow, PlainStep, PlainWorkflow, Step, Workflow
 from everstep.durable import ChildHandle, run, sleep, sleep_until, start
+from everstep.endless import continue_as_new
 from everstep.engine.worker import Worker
 from everstep.errors import (
     DatabaseUnreachableError,
@@ -78,6 +79,7 @@ __all__ = [
     "WorkflowInfo",
     "as_completed",
     "close_stream",
+    "continue_as_new",
     "deprecate_patch",
     "get_event",
     "now",

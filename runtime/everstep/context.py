@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from everstep.acknowledgement import Acknowledgement
+from everstep.codec import Arguments
 from everstep.errors import ControlSignal, Fenced, NonDeterminismError, Parked, UsageError
 from everstep.store.models import Checkpoint, CheckpointKind, Seen, Start
 
@@ -107,6 +108,8 @@ class Execution:
     taken: set[int] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    generation: int = 0
+    arguments: Arguments | None = None
 
     @property
     def progressed(self) -> bool:
@@ -119,21 +122,20 @@ class Execution:
         """The checkpoint at a position, if there is one. Raises NonDeterminismError if it is another step's."""
         row = self.log.get(position)
         if row is not None and (row.kind != kind or row.name != name):
-            where = str(position[1]) if not position[0] else f"{position[0]}:{position[1]}"
             expected = f"{CheckpointKind(row.kind).name.lower()} {row.name}"
             # The first divergence is the one to tell.
             self.broken = self.broken or NonDeterminismError(
-                self.id, where, expected, f"{kind.name.lower()} {name}"
+                self.id, _place(*position), expected, f"{kind.name.lower()} {name}"
             )
             raise self.broken
         return row
 
-    def ended_at(self, branch: Branch) -> None:
-        """The function returned. Raises NonDeterminismError if its own branch has recorded steps beyond that."""
+    def ended_at(self, branch: Branch, how: str) -> None:
+        """The function is over. Raises NonDeterminismError if its own branch has recorded steps beyond that."""
         row = self.log.get((branch.path, branch.seq + 1))
         if row is not None:
             expected = f"{CheckpointKind(row.kind).name.lower()} {row.name}"
-            raise NonDeterminismError(self.id, str(row.seq), expected, "the end of the workflow")
+            raise NonDeterminismError(self.id, _place(branch.path, row.seq), expected, how)
 
     def record(self, row: Checkpoint, child: Start | None = None) -> Acknowledgement:
         """Hand a checkpoint to the next group commit, and with it a child's start. Called on the event loop."""
@@ -198,6 +200,10 @@ class Execution:
             task.cancel()
 
 
+def _place(path: str, seq: int) -> str:
+    return f"{path}:{seq}" if path else str(seq)
+
+
 @dataclass(eq=False, slots=True)
 class Branch:
     """One task of a workflow: hands out positions and numbers the tasks made in it."""
@@ -234,8 +240,7 @@ class StepContext:
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt and every replay of this step, and of no other step."""
-        position = f"{self.branch}:{self.seq}" if self.branch else str(self.seq)
-        return f"{self.workflow_id}:{position}"
+        return f"{self.workflow_id}:{_place(self.branch, self.seq)}"
 
 
 current_branch: ContextVar[Branch | None] = ContextVar("everstep_branch", default=None)

@@ -217,6 +217,14 @@ class Cancelled(ControlSignal):
     """The workflow was cancelled."""
 
 
+class Continued(ControlSignal):
+    """The workflow goes on as its next generation, with this input."""
+
+    def __init__(self, input: bytes) -> None:
+        super().__init__("the workflow continues anew")
+        self.input = input
+
+
 def _qualified_name(cls: type) -> str:
     return (
         cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"

@@ -18,6 +18,7 @@ from everstep import durable, talking, together, values
 from everstep.blocking import Client, Handle
 from everstep.context import Branch, branch_here, current_branch
 from everstep.definitions import PlainStep, Workflow, as_step
+from everstep.endless import continue_as_new
 from everstep.errors import UsageError
 from everstep.portal import on_loop
 from everstep.team import Team, in_order_of_end
@@ -39,6 +40,7 @@ __all__ = [
     "as_completed",
     "call",
     "close_stream",
+    "continue_as_new",
     "deprecate_patch",
     "gather",
     "get_event",

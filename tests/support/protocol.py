@@ -34,19 +34,7 @@ class Speaker:
     ) -> Committed:
         """Commit a checkpoint, and with `done` the ending as well."""
         batch = CommitBatch()
-        batch.c_id.append(id_)
-        batch.c_epoch.append(epoch)
-        batch.c_branch.append("")
-        batch.c_seq.append(seq)
-        batch.c_kind.append(CheckpointKind.STEP)
-        batch.c_name.append("step")
-        batch.c_attempts.append(1)
-        batch.c_codec.append(JSON)
-        batch.c_output.append(output)
-        batch.c_error.append(None)
-        batch.c_seconds.append(0.0)
-        batch.c_target.append(None)
-        batch.c_message.append(None)
+        add_checkpoint(batch, id_, epoch, ("", seq), output)
         if done:
             add_ending(batch, id_, epoch)
         return await self.runs.commit(self.session, batch)
@@ -59,12 +47,19 @@ class Speaker:
     async def park(self, id_: str, epoch: int, *, hours: int = 1) -> Committed:
         at = await self.execute(f"SELECT everstep.clock() + interval '{hours} hours' AS at")
         batch = CommitBatch()
-        batch.p_id.append(id_)
-        batch.p_epoch.append(epoch)
-        batch.p_wake_at.append(at)
-        batch.p_key.append("sleep")
-        batch.p_signals.append(-1)  # it waits for no message
+        add_park(batch, id_, epoch)
+        batch.p_wake_at[0] = at
+        batch.p_key[0] = "sleep"
         return await self.runs.commit(self.session, batch)
+
+    async def hand_over(self, id_: str, epoch: int, generation: int = 1) -> Committed:
+        """Leave a workflow to its next generation."""
+        return await self.runs.commit(self.session, handing_over([id_], epoch, generation))
+
+    async def log(self, id_: str) -> list[tuple[str, int]] | None:
+        """The positions that whoever claims it would replay; None if it is not open."""
+        logs = await self.runs.load(self.session, [id_])
+        return [(row.branch, row.seq) for row in logs[id_]] if id_ in logs else None
 
     async def release(self) -> int:
         return await self.runs.release(self.session)
@@ -80,6 +75,48 @@ class Speaker:
         cursor = await self.session.execute(query.encode(), arguments)
         row = await cursor.fetchone() if cursor.description else None
         return row[0] if row else None
+
+
+def add_checkpoint(
+    batch: CommitBatch,
+    id_: str,
+    epoch: int,
+    position: tuple[str, int],
+    output: bytes = b"1",
+    kind: CheckpointKind = CheckpointKind.STEP,
+) -> None:
+    batch.c_id.append(id_)
+    batch.c_epoch.append(epoch)
+    batch.c_branch.append(position[0])
+    batch.c_seq.append(position[1])
+    batch.c_kind.append(kind)
+    batch.c_name.append("step")
+    batch.c_attempts.append(1)
+    batch.c_codec.append(JSON)
+    batch.c_output.append(output)
+    batch.c_error.append(None)
+    batch.c_seconds.append(0.0)
+    batch.c_target.append(None)
+    batch.c_message.append(None)
+
+
+def add_park(batch: CommitBatch, id_: str, epoch: int, generation: int = 0) -> None:
+    batch.p_id.append(id_)
+    batch.p_epoch.append(epoch)
+    batch.p_wake_at.append(None)
+    batch.p_key.append(None)
+    batch.p_signals.append(-1)  # it waits for no message
+    batch.p_generation.append(generation)
+
+
+def handing_over(ids: list[str], epoch: int, generation: int) -> CommitBatch:
+    """The batch by which workflows are left to a generation."""
+    batch = CommitBatch()
+    for id_ in ids:
+        position, kind = (f"~{generation}", 1), CheckpointKind.CONTINUE
+        add_checkpoint(batch, id_, epoch, position, b'{"n": 1}', kind)
+        add_park(batch, id_, epoch, generation)
+    return batch
 
 
 def add_ending(batch: CommitBatch, id_: str, epoch: int) -> None:

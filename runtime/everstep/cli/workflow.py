@@ -141,7 +141,9 @@ def steps(*, workflow_id: str, limit: int, url: str | None, schema: str | None, 
         return found
 
     rows = with_client(url, schema, ask)
-    print_rows(rows, style, _STEPS, id_of="seq", empty="no step is recorded yet")
+    # A generation is a column of the few workflows that have one.
+    columns = {"generation": "GENERATION", **_STEPS} if any(r.generation for r in rows) else _STEPS
+    print_rows(rows, style, columns, id_of="seq", empty="no step is recorded yet")
 
 
 @command.command(

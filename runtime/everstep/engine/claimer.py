@@ -231,7 +231,10 @@ class Claimer:
             await self._link.retry(lambda c: self._runs.load(c, ran_before)) if ran_before else {}
         )
         for one in claimed:
-            self._runner.start(one, logs.get(one.id, ()))
+            if one.epoch == 1:
+                self._runner.start(one)
+            elif one.id in logs:  # else somebody has finished it, and this worker is late
+                self._runner.start(one, logs[one.id])
 
     async def _claim_suspect(self, offer: Offer, priority: int | None) -> bool:
         # Suspects are few, have an index of their own, and may have waited for long: no cursor.

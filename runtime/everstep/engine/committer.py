@@ -7,26 +7,31 @@ commits at once, a busy one commits more at a time. All rows of a batch share on
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from everstep.acknowledgement import Acknowledgement
 from everstep.context import Execution, Eyes, Transactor
+from everstep.engine.group import (
+    Group,
+    add_checkpoint,
+    add_child,
+    add_park,
+    all_mine,
+    only,
+    owned,
+)
 from everstep.errors import Cancelled, Fenced, Parked, PayloadError
 from everstep.store.connection import Link, RowRejected
-from everstep.store.models import Checkpoint, CommitBatch, Committed, Ending, Start, Verdict
+from everstep.store.models import Checkpoint, CommitBatch, Committed, Ending, Start
 from everstep.store.runs import Runs
 
 log = logging.getLogger("everstep")
 
 NEVER = datetime.min.replace(tzinfo=UTC)
-NEVER_SECONDS = 1e10
-"""No timeout, as a number that make_interval takes: three centuries."""
 MAX_ROWS = 300
 MAX_BYTES = 1_048_576
 
@@ -49,16 +54,6 @@ class DatabaseClock:
             raise AssertionError("the database's time is observed when a worker registers")
         at, mark = self._seen
         return (when - at - timedelta(seconds=time.monotonic() - mark)).total_seconds()
-
-
-@dataclass(eq=False, slots=True)
-class Group:
-    """One batch, the executions it speaks of, and its acknowledgement."""
-
-    done: Acknowledgement = field(default_factory=Acknowledgement)
-    rows: CommitBatch = field(default_factory=CommitBatch)
-    size: int = 0
-    executions: dict[str, Execution] = field(default_factory=dict)
 
 
 class Committer:
@@ -102,22 +97,9 @@ class Committer:
         group = self._collecting(
             execution, size if child is None else size + len(child.input) + 200
         )
-        rows = group.rows
         if child is not None:
-            _add_child(rows, execution, child)
-        rows.c_id.append(execution.id)
-        rows.c_epoch.append(execution.epoch)
-        rows.c_branch.append(row.branch)
-        rows.c_seq.append(row.seq)
-        rows.c_kind.append(row.kind)
-        rows.c_name.append(row.name)
-        rows.c_attempts.append(row.attempts)
-        rows.c_codec.append(row.codec)
-        rows.c_output.append(row.output)
-        rows.c_error.append(row.error)
-        rows.c_seconds.append(row.seconds)
-        rows.c_target.append(row.target)
-        rows.c_message.append(row.message)
+            add_child(group.rows, execution, child)
+        add_checkpoint(group.rows, execution, row)
         return group.done
 
     def finish(
@@ -141,12 +123,17 @@ class Committer:
         With `signals`, only if nothing has happened to it since it knew of so many.
         """
         group = self._collecting(execution, 100)
-        rows = group.rows
-        rows.p_id.append(execution.id)
-        rows.p_epoch.append(execution.epoch)
-        rows.p_wake_at.append(wake_at)
-        rows.p_key.append(key)
-        rows.p_signals.append(-1 if signals is None else signals)
+        add_park(group.rows, execution, wake_at, key, signals=-1 if signals is None else signals)
+        return group.done
+
+    def hand_over(self, execution: Execution, row: Checkpoint, generation: int) -> Acknowledgement:
+        """Add the end of a generation to the next commit: the next one's input, and the workflow leaves this worker.
+
+        Both in one group: without the other, neither means anything.
+        """
+        group = self._collecting(execution, len(row.output or b"") + 200)
+        add_checkpoint(group.rows, execution, row)
+        add_park(group.rows, execution, generation=generation)
         return group.done
 
     async def run(self) -> None:
@@ -202,10 +189,10 @@ class Committer:
         for id_ in reply.cancels:
             group.executions[id_].interrupt(Cancelled())
         if reply.leftovers:
-            await self._settle_leftovers(group, _only(rows, set(reply.leftovers)), waiting=waiting)
+            await self._settle_leftovers(group, only(rows, set(reply.leftovers)), waiting=waiting)
         for id_ in set(rows.p_id).difference(reply.stirred):
             group.executions[id_].interrupt(Parked())
-        if reply.wakes or reply.children:
+        if reply.wakes or reply.children or any(rows.p_generation):
             self._stir(reply.wakes)
         return reply.at
 
@@ -218,12 +205,12 @@ class Committer:
 
     async def _settle_leftovers(self, group: Group, rows: CommitBatch, *, waiting: bool) -> None:
         verdicts = await self._link.retry(
-            lambda connection: self._runs.verdicts(connection, _owned(rows)),
+            lambda connection: self._runs.verdicts(connection, owned(rows)),
             give_up=lambda: self.closed,
         )
         again: set[str] = set()
         for id_, verdict in verdicts.items():
-            if verdict.owner and not _all_mine(rows, verdict):
+            if verdict.owner and not all_mine(rows, verdict):
                 again.add(id_)
             elif not verdict.owner and not verdict.finished:
                 group.executions[id_].interrupt(Fenced())
@@ -234,7 +221,7 @@ class Committer:
                 f"rows of {sorted(again)} are refused although this worker owns them"
             )
         # Somebody (a sender, a transaction) had the run locked: wait for them, apart from the others.
-        await self._write(group, _only(rows, again), waiting=True)
+        await self._write(group, only(rows, again), waiting=True)
 
     async def _bisect(self, group: Group, rows: CommitBatch, reason: str) -> datetime:
         """The database refuses a row: commit the halves, down to the workflow whose row it is."""
@@ -243,8 +230,8 @@ class Committer:
             self._refuse(group.executions[ids[0]], rows, reason)
             return NEVER
         half = set(ids[: len(ids) // 2])
-        first = await self._write(group, _only(rows, half))
-        second = await self._write(group, _only(rows, set(ids) - half))
+        first = await self._write(group, only(rows, half))
+        second = await self._write(group, only(rows, set(ids) - half))
         return max(first, second)
 
     def _refuse(self, execution: Execution, rows: CommitBatch, reason: str) -> None:
@@ -256,58 +243,7 @@ class Committer:
         )
 
 
-def _add_child(rows: CommitBatch, execution: Execution, start: Start) -> None:
-    rows.s_parent.append(execution.id)
-    rows.s_epoch.append(execution.epoch)
-    rows.s_id.append(start.id)
-    rows.s_name.append(start.name)
-    rows.s_queue.append(start.queue)
-    rows.s_priority.append(start.priority)
-    rows.s_codec.append(start.codec)
-    rows.s_input.append(start.input)
-    rows.s_attributes.append(None if start.attributes is None else json.dumps(start.attributes))
-    rows.s_delay.append(start.delay)
-    rows.s_run_at.append(start.run_at)
-    rows.s_timeout.append(NEVER_SECONDS if start.timeout is None else start.timeout)
-    rows.s_deadline.append(start.deadline)
-    rows.s_version.append(start.version)
-    rows.s_partition.append(start.partition)
-
-
 def _fence_all(group: Group) -> None:
     for execution in group.executions.values():
         execution.interrupt(Fenced())
     group.done.give(NEVER)
-
-
-def _owned(rows: CommitBatch) -> list[tuple[str, int]]:
-    pairs = {
-        **dict(zip(rows.c_id, rows.c_epoch, strict=True)),
-        **dict(zip(rows.d_id, rows.d_epoch, strict=True)),
-        **dict(zip(rows.p_id, rows.p_epoch, strict=True)),
-    }
-    return list(pairs.items())
-
-
-def _all_mine(rows: CommitBatch, verdict: Verdict) -> bool:
-    """Whether every row of this workflow is there already, written by me: a lost reply, repeated."""
-    if verdict.id in rows.d_id or verdict.id in rows.p_id:
-        return False
-    positions = {
-        (branch, seq)
-        for id_, branch, seq in zip(rows.c_id, rows.c_branch, rows.c_seq, strict=True)
-        if id_ == verdict.id
-    }
-    return positions <= verdict.mine
-
-
-def _only(rows: CommitBatch, ids: set[str]) -> CommitBatch:
-    """The rows of some workflows."""
-    part = CommitBatch()
-    for prefix, owner in (("c_", "c_id"), ("d_", "d_id"), ("p_", "p_id"), ("s_", "s_parent")):
-        keep = [i for i, id_ in enumerate(getattr(rows, owner)) if id_ in ids]
-        for name in CommitBatch.__slots__:
-            if name.startswith(prefix):
-                column = getattr(rows, name)
-                setattr(part, name, [column[i] for i in keep])
-    return part

@@ -9,13 +9,22 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from everstep.app import App
 from everstep.context import Branch, Execution, current_branch, log_of
 from everstep.definitions import Workflow
+from everstep.endless import continuation_in, generation_of, main_branch, next_generation
 from everstep.engine.committer import Committer
-from everstep.errors import DEADLINE_EXCEEDED, Cancelled, ControlSignal, Failure, Fenced, Parked
+from everstep.errors import (
+    DEADLINE_EXCEEDED,
+    Cancelled,
+    Continued,
+    ControlSignal,
+    Failure,
+    Fenced,
+    Parked,
+)
 from everstep.store.models import Checkpoint, Claimed, Ending
 
 log = logging.getLogger("everstep")
@@ -45,6 +54,8 @@ class Runner:
     def start(self, claimed: Claimed, log_rows: Iterable[Checkpoint] = ()) -> Execution:
         """Begin, or begin again, a workflow this worker has claimed."""
         workflow = self._app.workflows[claimed.name]
+        rows = list(log_rows)
+        generation, body = generation_of(rows)
         execution = Execution(
             id=claimed.id,
             name=claimed.name,
@@ -53,13 +64,17 @@ class Runner:
             recorder=self._committer,
             max_payload=self._app.max_payload,
             deadline=claimed.deadline,
-            log=log_of(log_rows),
+            log=log_of(rows),
             plain=not workflow.is_async,
             suspect=claimed.suspect,
+            generation=generation,
+            arguments=workflow.arguments,
         )
         self.executions[claimed.id] = execution
         self.running[claimed.queue] += 1
-        execution.task = self._loop.create_task(self._run(execution, workflow, claimed.input))
+        execution.task = self._loop.create_task(
+            self._run(execution, workflow, body or claimed.input)
+        )
         execution.task.add_done_callback(partial(self._left, execution, claimed.queue))
         if claimed.cancel:
             # Its last owner left before it saw the cancellation.
@@ -89,15 +104,15 @@ class Runner:
             if not isinstance(signal, Cancelled):
                 return
             ending = _cancelled(execution)
-        except asyncio.CancelledError as error:
-            if isinstance(execution.signal, (Fenced, Parked)):
-                return
-            # Without a signal its own code did it, awaiting a task that was cancelled.
-            ending = _failed(error) if execution.signal is None else _cancelled(execution)
         except (Exception, SystemExit) as error:  # noqa: BLE001
             if isinstance(execution.signal, (Fenced, Parked)):
                 return
             ending = _failed(error)
+        except (asyncio.CancelledError, BaseExceptionGroup) as error:
+            if isinstance(execution.signal, (Fenced, Parked)):
+                return
+            # Without a signal its own code did it, awaiting a task that was cancelled.
+            ending = _failed(error) if execution.signal is None else _cancelled(execution)
         await self._finish(execution, ending)
 
     async def _finish(
@@ -119,24 +134,46 @@ class Runner:
             self._ended(execution.id, *ending)
 
     async def _call(self, execution: Execution, workflow: Workflow[Any, Any], body: bytes) -> bytes:
-        args, kwargs = workflow.arguments.decode(body)
-        branch = Branch(execution)
+        generation = execution.generation
+        branch = Branch(execution, main_branch(generation), seq=1 if generation else 0)
         token = current_branch.set(branch)
+        continued: Continued | None = None
+        value: Any = None
         try:
-            if workflow.is_async:
-                value = await workflow.function(*args, **kwargs)
-            else:
-                # A thread cannot be cancelled: it meets its signal at its next step.
-                call = partial(copy_context().run, workflow.function, *args, **kwargs)
-                value = await self._loop.run_in_executor(self._threads, call)
+            value = await self._function(workflow, body)
+        except (Continued, BaseExceptionGroup) as error:
+            if (continued := continuation_in(error)) is None:
+                raise
         finally:
             current_branch.reset(token)
             # Tasks it made and did not wait for end with it, as they do with asyncio.run.
             execution.stop_tasks()
         execution.check()
-        execution.ended_at(branch)
+        if continued is not None:
+            execution.ended_at(branch, "continue_as_new()")
+            await self._hand_over(execution, continued.input)
+        execution.ended_at(branch, "the end of the workflow")
         output, _ = workflow.result.round_trip(value, execution.max_payload)
         return output
+
+    async def _function(self, workflow: Workflow[Any, Any], body: bytes) -> Any:
+        args, kwargs = workflow.arguments.decode(body)
+        if workflow.is_async:
+            return await workflow.function(*args, **kwargs)
+        # A thread cannot be cancelled: it meets its signal at its next step.
+        call = partial(copy_context().run, workflow.function, *args, **kwargs)
+        return await self._loop.run_in_executor(self._threads, call)
+
+    async def _hand_over(self, execution: Execution, body: bytes) -> NoReturn:
+        """Leave the workflow to its next generation. Raises Parked, or why that was refused."""
+        if execution.pending is not None:
+            # A row of this generation that is refused fails the workflow; the next one could not tell.
+            await execution.pending.wait()
+            execution.check()
+        row = next_generation(execution, body)
+        await self._committer.hand_over(execution, row, execution.generation + 1).wait()
+        execution.check()
+        raise AssertionError("a commit takes a workflow that continues, or says why not")
 
     def _left(self, execution: Execution, queue: str, task: asyncio.Task[None]) -> None:
         if self.executions.get(execution.id) is execution:

@@ -27,6 +27,7 @@ class CheckpointKind(IntEnum):
     TRANSACTION = 11
     STARTED = 12
     STREAM = 13
+    CONTINUE = 14
 
 
 class Status(StrEnum):
@@ -235,6 +236,7 @@ class CommitBatch:
     p_wake_at: list[datetime | None] = field(default_factory=list)
     p_key: list[str | None] = field(default_factory=list)
     p_signals: list[int] = field(default_factory=list)
+    p_generation: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.c_id) + len(self.d_id) + len(self.p_id)
@@ -282,6 +284,7 @@ class WorkflowInfo:
     error_type: str | None
     error_message: str | None
     error_traceback: str | None
+    generation: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,3 +303,4 @@ class StepInfo:
     output: Any
     error_type: str | None
     error_message: str | None
+    generation: int

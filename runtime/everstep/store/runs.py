@@ -70,6 +70,7 @@ _COLUMNS: dict[str, type[Column]] = {
     "p_wake_at": Timestamps,
     "p_key": Texts,
     "p_signals": Ints,
+    "p_generation": Ints,
 }
 
 
@@ -122,11 +123,14 @@ class Runs:
         return [Claimed(*row) for row in rows]
 
     async def load(self, connection: Connection, ids: Sequence[str]) -> dict[str, list[Checkpoint]]:
-        """The logs of workflows, by id."""
+        """The logs of workflows, by id; without those that are not open any more."""
         cursor = await connection.execute(self._sql["load"], {"ids": list(ids)}, binary=True)
-        logs: dict[str, list[Checkpoint]] = {id_: [] for id_ in ids}
+        logs: dict[str, list[Checkpoint]] = {}
         for row in await cursor.fetchall():
-            logs[row.workflow_id].append(
+            rows = logs.setdefault(row.workflow_id, [])
+            if row.seq is None:
+                continue
+            rows.append(
                 Checkpoint(
                     branch=row.branch,
                     seq=row.seq,

@@ -57,9 +57,15 @@ SELECT u.id, u.name, u.epoch, u.ready_at, u.crashes, w.codec, w.input, u.cancel,
   FROM u JOIN everstep.workflow w ON w.id = u.id;
 
 -- name: load
--- The logs of claimed workflows that ran before.
-SELECT workflow_id, branch, seq, kind, name, attempts, codec, output, error, recorded_at
-  FROM everstep.checkpoint WHERE workflow_id = ANY (%(ids)s::text[]);
+-- The logs of claimed workflows that ran before, each of its own generation only. Without a row: it is not open any
+-- more. OFFSET keeps the planner from reading the whole table of checkpoints once.
+SELECT r.id AS workflow_id, c.branch, c.seq, c.kind, c.name, c.attempts, c.codec, c.output, c.error, c.recorded_at
+  FROM everstep.run r
+  LEFT JOIN LATERAL (
+    SELECT * FROM everstep.checkpoint c
+     WHERE c.workflow_id = r.id AND c.branch >= everstep.branches_from(r.generation)
+       AND c.branch < everstep.branches_to(r.generation) OFFSET 0) c ON true
+ WHERE r.id = ANY (%(ids)s::text[]);
 
 -- name: commit
 -- The only writer of checkpoints, completions and parks. f is the fence: it locks each run of this batch that
@@ -85,15 +91,15 @@ d AS MATERIALIZED (
                   AS t(id, epoch, status, output, error)),
 p AS MATERIALIZED (
     SELECT * FROM unnest(%(p_id)s::text[], %(p_epoch)s::int[], %(p_wake_at)s::timestamptz[], %(p_key)s::text[],
-                         %(p_signals)s::int[])
-                  AS t(id, epoch, wake_at, wait_key, signals)),
+                         %(p_signals)s::int[], %(p_generation)s::int[])
+                  AS t(id, epoch, wake_at, wait_key, signals, generation)),
 f AS MATERIALIZED (
     SELECT r.id, r.epoch, r.cancel, r.version, r.signals, r.waiters FROM everstep.run r
      WHERE r.id = ANY (%(ids)s::text[]) AND r.worker_id = %(me)s
      ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED),
 -- Full joins, because the planner takes f for one row: it would nest loops over the batch, n times n.
 fc AS MATERIALIZED (
-    SELECT c.*, f.id AS mine, f.waiters FROM f FULL JOIN c ON c.id = f.id AND c.epoch = f.epoch),
+    SELECT c.*, f.id AS mine, f.waiters, f.cancel FROM f FULL JOIN c ON c.id = f.id AND c.epoch = f.epoch),
 fd AS MATERIALIZED (
     SELECT d.*, f.id AS mine, f.version FROM f FULL JOIN d ON d.id = f.id AND d.epoch = f.epoch),
 fp AS MATERIALIZED (
@@ -105,7 +111,7 @@ n AS (
     INSERT INTO everstep.checkpoint (workflow_id, branch, seq, kind, name, worker_id, epoch, attempts, codec,
                                      output, error, seconds, recorded_at)
     SELECT id, branch, seq, kind, name, %(me)s, epoch, attempts, codec, output, error, seconds, everstep.clock()
-      FROM fc WHERE id IS NOT NULL AND mine IS NOT NULL
+      FROM fc WHERE id IS NOT NULL AND mine IS NOT NULL AND NOT (kind = 14 AND cancel)
     ON CONFLICT (workflow_id, branch, seq) DO NOTHING RETURNING workflow_id, branch, seq),
 -- What a checkpoint does besides being one: take a message, send one, publish an event, start a child. A
 -- message is only put down here; waking its receiver would lock another workflow's run, and two workers doing
@@ -152,9 +158,15 @@ w AS (
            finished_at = everstep.clock(), finished_by = %(me)s, finished_epoch = x.epoch
       FROM x WHERE w.id = x.id
     RETURNING w.id, w.queue, w.name, w.status, extract(epoch FROM everstep.clock() - w.created_at)::float8 AS seconds),
+-- A park with a generation hands the workflow over to it: claimable at once, by whatever version is current.
 y AS (
-    UPDATE everstep.run r SET state = 3, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
-           wake_at = fp.wake_at, wait_key = fp.wait_key
+    UPDATE everstep.run r SET state = CASE WHEN fp.generation > 0 THEN 1 ELSE 3 END, worker_id = NULL, slot = NULL,
+           epoch = r.epoch + 1, wake_at = fp.wake_at, wait_key = fp.wait_key,
+           generation = CASE WHEN fp.generation > 0 THEN fp.generation ELSE r.generation END,
+           version = CASE WHEN fp.generation > 0 THEN NULL ELSE r.version END,
+           ready_at = CASE WHEN fp.generation > 0 THEN everstep.clock() ELSE r.ready_at END,
+           crashes = CASE WHEN fp.generation > 0 THEN 0 ELSE r.crashes END,
+           progress = CASE WHEN fp.generation > 0 THEN 0 ELSE r.progress END
       FROM fp WHERE r.id = fp.id AND fp.mine IS NOT NULL AND NOT fp.cancel
        AND (fp.signals < 0 OR fp.signals = fp.now_signals) RETURNING r.id),
 m AS (
@@ -167,6 +179,7 @@ SELECT everstep.clock() AS at,
        ARRAY(SELECT f.id FROM f WHERE f.cancel AND NOT EXISTS (SELECT FROM x WHERE x.id = f.id)) AS cancels,
        ARRAY(SELECT c.id FROM c WHERE NOT EXISTS (
                  SELECT FROM n WHERE n.workflow_id = c.id AND n.branch = c.branch AND n.seq = c.seq)
+                 AND NOT (c.kind = 14 AND EXISTS (SELECT FROM fp WHERE fp.id = c.id AND fp.cancel))
              UNION SELECT d.id FROM d WHERE NOT EXISTS (SELECT FROM w WHERE w.id = d.id)
              UNION SELECT p.id FROM p WHERE NOT EXISTS (SELECT FROM y WHERE y.id = p.id)
                  AND NOT EXISTS (SELECT FROM fp WHERE fp.id = p.id AND (fp.cancel OR fp.signals >= 0 AND fp.signals <> fp.now_signals))
@@ -203,12 +216,14 @@ SELECT count(*) AS released FROM u;
 -- Level-triggered: any running run whose owner is not live, whatever made it so. Progress since the last
 -- crash resets the crash counter; without progress it counts up to the dead letter.
 WITH c AS MATERIALIZED (
-    SELECT r.id FROM everstep.run r
+    SELECT r.id, r.generation FROM everstep.run r
      WHERE r.state = 2 AND NOT EXISTS (
            SELECT FROM everstep.worker k WHERE k.id = r.worker_id AND k.state < 3)
      LIMIT 500 FOR UPDATE OF r SKIP LOCKED),
 s AS MATERIALIZED (
-    SELECT c.id, (SELECT count(*) FROM everstep.checkpoint k WHERE k.workflow_id = c.id)::int AS progress FROM c),
+    SELECT c.id, (SELECT count(*) FROM everstep.checkpoint k
+                   WHERE k.workflow_id = c.id AND k.branch >= everstep.branches_from(c.generation)
+                     AND k.branch < everstep.branches_to(c.generation))::int AS progress FROM c),
 u AS (
     UPDATE everstep.run r SET state = 1, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
            ready_at = everstep.clock(), progress = s.progress,

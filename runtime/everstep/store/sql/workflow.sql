@@ -66,13 +66,13 @@ SELECT id FROM everstep.workflow WHERE id = ANY (%(ids)s::text[]);
 
 -- name: describe
 SELECT id, name, status, queue, version, parent_id, attributes, created_at, finished_at, priority, wake_at,
-       waits_for, crashes, input, output, error_type, error_message, error_traceback
+       waits_for, crashes, input, output, error_type, error_message, error_traceback, generation
   FROM everstep.workflows WHERE id = %(id)s;
 
 -- name: list_workflows
 SELECT id, name, status, queue, version, parent_id, attributes, created_at, finished_at, priority, wake_at,
        waits_for, crashes, NULL::jsonb AS input, NULL::jsonb AS output, error_type, error_message,
-       NULL::text AS error_traceback
+       NULL::text AS error_traceback, generation
   FROM everstep.workflows
  WHERE (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
    AND (%(name)s::text IS NULL OR name = %(name)s)
@@ -85,9 +85,9 @@ SELECT id, name, status, queue, version, parent_id, attributes, created_at, fini
 
 -- name: list_steps
 SELECT workflow_id, branch, seq, name, kind, status, attempts, duration, recorded_at, output,
-       error_type, error_message
+       error_type, error_message, generation
   FROM everstep.steps WHERE workflow_id = %(id)s
- ORDER BY branch, seq LIMIT %(limit)s;
+ ORDER BY generation, branch, seq LIMIT %(limit)s;
 
 -- name: cancel
 -- Running: leave a note that the next commit or heartbeat brings to the worker. Otherwise: finish it here.
