@@ -70,7 +70,9 @@ class Client(ClientStarts, ClientMessages):
         )
 
     async def cancel(self, workflow_id: str, *, children: bool = True) -> bool:
-        """Cancel a workflow and its open descendants: at once if not running, else at their next await.
+        """Cancel a workflow and its open descendants: at once if not running, else within a second or so.
+
+        A running async step gets CancelledError, and nothing of it is recorded; a plain one ends first.
 
         Returns False if it had finished already. Raises UnknownWorkflowError if it does not exist.
         """

@@ -147,6 +147,11 @@ async def _attempt(execution: Execution, step: StepContext, call: Call) -> Any:
     execution.steps_running += 1
     try:
         return await call(step)
+    except Exception:
+        if execution.signal is not None:
+            # What a step that was stopped raises on its way out is not its outcome.
+            raise execution.signal from None
+        raise
     finally:
         execution.steps_running -= 1
         current_step.reset(step_token)

@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from everstep.app import App
+from everstep.engine.cancellations import Cancellations
 from everstep.engine.claimer import Claimer
 from everstep.engine.committer import Committer, DatabaseClock
 from everstep.engine.declarer import Declarer
@@ -164,6 +165,7 @@ class Tenure:
         self._spawn(run(self.sampler))
         await self._link.retry(self.scheduler.declare)
         self._spawn(run(self.scheduler))
+        self._spawn(run(Cancellations(self._link, self._runs, self.runner)))
         self._spawn(run(Strays(self._link, self._runs, self.runner, interval=settings.lease_ttl)))
         self._spawn(
             run(

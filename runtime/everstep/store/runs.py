@@ -175,6 +175,12 @@ class Runs:
         """Give back everything this worker holds. Returns how many."""
         return await _count(connection, self._sql["release"], {"me": self._me})
 
+    async def cancelled(self, connection: Connection, ids: Sequence[str]) -> list[str]:
+        """Those of my running workflows that somebody has cancelled."""
+        arguments = {"ids": list(ids), "me": self._me}
+        cursor = await connection.execute(self._sql["cancelled"], arguments)
+        return [row.id for row in await cursor.fetchall()]
+
     async def owned(self, connection: Connection) -> dict[str, int]:
         """Ids and epochs of the workflows this worker owns in the database."""
         cursor = await connection.execute(self._sql["owned"], {"me": self._me})

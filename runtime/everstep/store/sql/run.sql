@@ -265,6 +265,10 @@ u AS (
      WHERE r.id = ANY (ARRAY(SELECT id FROM c)) RETURNING r.id)
 SELECT count(*) AS woken FROM u;
 
+-- name: cancelled
+-- Of some workflows that I run, those to be stopped.
+SELECT r.id FROM everstep.run r WHERE r.id = ANY (%(ids)s::text[]) AND r.worker_id = %(me)s AND r.cancel;
+
 -- name: owned
 -- What this worker owns in the database, to be held against what it really runs.
 SELECT r.id, r.epoch FROM everstep.run r WHERE r.worker_id = %(me)s AND r.state = 2;
