@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from everstep.app import MAX_PAYLOAD
@@ -13,14 +13,14 @@ from everstep.errors import UsageError
 from everstep.handle import Handle
 from everstep.outcomes import Outcomes
 from everstep.settings import checked_schema
-from everstep.starter import Starter
+from everstep.starter import Here, Starter
 from everstep.store.checks import check_schema
 from everstep.store.connection import Link
 from everstep.store.hints import Channel, Ear, Notifier
 from everstep.store.messages import Messages
 from everstep.store.models import Start, Started
 from everstep.store.runs import CLAIM_TIMEOUT_SECONDS
-from everstep.store.workflows import Eager, Workflows
+from everstep.store.workflows import Workflows
 
 if TYPE_CHECKING:
     from everstep.client import Client
@@ -52,7 +52,7 @@ class ClientBase:
         self._notifier = Notifier(self._notify_link, schema)
         self._starter = Starter(self._start_link, self._workflows, started=self._after_start)
         self._ear = Ear(url, schema, {Channel.DONE: self.outcomes.hint}) if listen else None
-        self._here: tuple[Eager, Callable[[list[Start]], None]] | None = None
+        self._here: Here | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -99,15 +99,17 @@ class ClientBase:
         for link in (self._start_link, self._ask_link, self._notify_link):
             await link.close()
 
-    def run_here(self, eager: Eager | None, begin: Callable[[list[Start]], None]) -> None:
+    def run_here(self, here: Here | None) -> None:
         """Claim in the starting statement what a worker of this process may run (None: no longer)."""
-        self._here = None if eager is None else (eager, begin)
+        self._here = here
 
     def _after_start(self, starts: list[Start], reply: Started) -> None:
         if reply.claimed and self._here is not None:
-            self._here[1]([s for s in starts if s.id in reply.claimed])
+            self._here.begin([s for s in starts if s.id in reply.claimed])
         if len(reply.claimed) + len(reply.existing) < len(starts):
             self._notifier.hint(Channel.READY)
+            if self._here is not None:
+                self._here.hint()
 
     def _handle_of(self, workflow_id: str, payload: Payload[R], *, created: bool) -> Handle[R]:
         return Handle(cast("Client", self), workflow_id, payload, created=created)

@@ -95,7 +95,7 @@ class ClientStarts(ClientBase):
             if (connection := options.get("connection")) is not None:
                 created = await self._start_within(connection, start)
             else:
-                created = await self._starter.start(start, self._here[0] if self._here else None)
+                created = await self._starter.start(start, self._here)
         except DuplicateWorkflowError as error:
             if options.get("on_duplicate") == "return":
                 return self._handle_of(error.holder, payload, created=False)
@@ -105,8 +105,9 @@ class ClientStarts(ClientBase):
         return self._handle_of(start.id, payload, created=created)
 
     async def _start_within(self, connection: Any, start: Start) -> bool:
-        """Start in the caller's transaction. Nobody is hinted: it is claimed within two seconds of the commit."""
+        """Start in the caller's transaction. When that commits is not known here, so the hint is a guess."""
         reply = await self._workflows.start_within(connection, start)
+        self._notifier.hint_later(Channel.READY)
         if holder := reply.duplicates.get(start.id):
             raise DuplicateWorkflowError(start.dedup or "", holder)
         if start.id in reply.existing:

@@ -19,10 +19,21 @@ MAX_ROWS = 500
 MAX_BYTES = 1_048_576
 
 
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A worker in this process, which may begin at once what is started: as many as it has room for now."""
+
+    eager: Eager
+    room: Callable[[], int]
+    begin: Callable[[list[Start]], None]
+    hint: Callable[[], None]
+    """There may be something for it to claim."""
+
+
 @dataclass(eq=False, slots=True)
 class _Waiting:
     start: Start
-    eager: Eager | None
+    here: Here | None
     done: asyncio.Future[bool]
     again: bool = False
 
@@ -42,11 +53,11 @@ class Starter:
         self._closed: Exception | None = None
         self._flying: list[_Waiting] = []
 
-    async def start(self, start: Start, eager: Eager | None = None) -> bool:
+    async def start(self, start: Start, here: Here | None = None) -> bool:
         """Start one workflow. Returns whether it is new; raises WorkflowConflictError if its id is another's."""
         if self._closed is not None:
             raise self._closed
-        waiting = _Waiting(start, eager, self._loop.create_future())
+        waiting = _Waiting(start, here, self._loop.create_future())
         self._queue.append(waiting)
         self._arrived.set()
         return await waiting.done
@@ -64,18 +75,20 @@ class Starter:
             await self._arrived.wait()
             self._arrived.clear()
             while self._queue:
-                self._flying = self._take()
-                await self._flush(self._flying)
+                self._flying, eager = self._take()
+                await self._flush(self._flying, eager)
                 self._flying = []
 
-    def _take(self) -> list[_Waiting]:
-        """The next batch: bounded, each id once, all eager or none."""
+    def _take(self) -> tuple[list[_Waiting], Eager | None]:
+        """The next batch: bounded, each id once, all eager or none; and who may claim it."""
         batch: dict[str, _Waiting] = {}
         size = 0
-        while self._queue and len(batch) < MAX_ROWS and size < MAX_BYTES:
+        here = self._queue[0].here
+        room = 0 if here is None else here.room()
+        most = min(MAX_ROWS, room) if room > 0 else MAX_ROWS
+        while self._queue and len(batch) < most and size < MAX_BYTES:
             head = self._queue[0]
-            first = next(iter(batch.values()), head)
-            if head.start.id in batch or head.eager is not first.eager:
+            if head.start.id in batch or head.here is not here:
                 break
             if head.start.dedup is not None:
                 keys = {(w.start.queue, w.start.dedup) for w in batch.values()}
@@ -83,16 +96,15 @@ class Starter:
                     break
             batch[head.start.id] = self._queue.popleft()
             size += len(head.start.input)
-        return list(batch.values())
+        return list(batch.values()), here.eager if here is not None and room > 0 else None
 
-    async def _flush(self, batch: list[_Waiting]) -> None:
+    async def _flush(self, batch: list[_Waiting], eager: Eager | None) -> None:
         starts = [w.start for w in batch]
-        eager = batch[0].eager
         try:
             reply = await self._link.retry(lambda c: self._workflows.start(c, starts, eager))
             conflicts = await self._conflicts(starts, reply) if reply.existing else {}
         except RowRejected as error:
-            await self._bisect(batch, str(error))
+            await self._bisect(batch, eager, str(error))
             return
         except Exception as error:  # noqa: BLE001
             for waiting in batch:
@@ -108,11 +120,11 @@ class Starter:
             elif not waiting.done.done():
                 waiting.done.set_result(waiting.start.id not in reply.existing)
 
-    async def _bisect(self, batch: list[_Waiting], reason: str) -> None:
+    async def _bisect(self, batch: list[_Waiting], eager: Eager | None, reason: str) -> None:
         if len(batch) == 1 and batch[0].start.dedup is not None and not batch[0].again:
             # Another start with the same key committed in between: the next look finds its holder.
             batch[0].again = True
-            await self._flush(batch)
+            await self._flush(batch, eager)
             return
         if len(batch) == 1:
             _fail(
@@ -121,8 +133,8 @@ class Starter:
             )
             return
         middle = len(batch) // 2
-        await self._flush(batch[:middle])
-        await self._flush(batch[middle:])
+        await self._flush(batch[:middle], eager)
+        await self._flush(batch[middle:], eager)
 
     async def _conflicts(self, starts: list[Start], reply: Started) -> dict[str, Exception]:
         async def fetch(connection: Connection) -> dict[str, tuple[str, int, bytes]]:

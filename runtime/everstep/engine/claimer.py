@@ -97,6 +97,12 @@ class Claimer:
         async with self._idle:
             pass
 
+    def room(self) -> int:
+        """How many more may begin here now, however they were claimed. None while one runs alone."""
+        if self.stopped or not self._runner.safe():
+            return 0
+        return self._slots - len(self._runner.executions)
+
     # -- room ------------------------------------------------------------------------------------
 
     def _left(self, queue: str) -> None:

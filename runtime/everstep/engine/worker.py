@@ -21,6 +21,7 @@ from everstep.metrics.local import LocalMetrics
 from everstep.metrics.vitals import Vitals
 from everstep.queues import Queue, queue_name
 from everstep.settings import Settings
+from everstep.starter import Here
 from everstep.store.connection import Link
 from everstep.store.hints import Channel, Ear, Notifier
 from everstep.store.models import Claimed, Ending, Outcome, Start
@@ -97,7 +98,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Drain and leave: nothing is lost, whatever is not finished is claimed elsewhere."""
-        self.client.run_here(None, lambda _: None)
+        self.client.run_here(None)
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -139,7 +140,14 @@ class Worker:
         await tenure.begin()
         names = tuple(sorted(self.app.workflows))
         eager = Eager(tenure.me, self.settings.version, names, tuple(self.queues))
-        self.client.run_here(eager, lambda starts: self._begin_here(tenure, starts))
+        self.client.run_here(
+            Here(
+                eager,
+                room=tenure.claimer.room,
+                begin=lambda starts: self._begin_here(tenure, starts),
+                hint=self._hint,
+            )
+        )
         log.info(
             "worker %s (pid %d) runs app %s, version %s, queues %s",
             tenure.me,
@@ -154,7 +162,7 @@ class Worker:
         while True:
             assert self.tenure is not None
             await self.tenure.lost.wait()
-            self.client.run_here(None, lambda _: None)
+            self.client.run_here(None)
             await self.tenure.abandon()
             await self._begin()
 

@@ -22,6 +22,7 @@ log = logging.getLogger("everstep")
 
 COALESCE_SECONDS = 0.01
 FAREWELL_SECONDS = 2.0
+LATER_SECONDS = (0.02, 0.1, 0.5)
 
 
 class Channel(StrEnum):
@@ -40,10 +41,21 @@ class Notifier:
         self._due: set[Channel] = set()
         self._arrived = asyncio.Event()
         self._sending = False
+        self._promised: dict[Channel, float] = {}
 
     def hint(self, channel: Channel) -> None:
         self._due.add(channel)
         self._arrived.set()
+
+    def hint_later(self, channel: Channel) -> None:
+        """Of what was written in a transaction that somebody else commits, who knows when: most do so soon.
+
+        Whoever commits later than that is found by polling.
+        """
+        loop = asyncio.get_running_loop()
+        for after in LATER_SECONDS:
+            loop.call_later(after, self.hint, channel)
+        self._promised[channel] = loop.time() + LATER_SECONDS[-1]
 
     async def run(self) -> None:
         """Send hints for ever. A fault only makes someone poll."""
@@ -70,6 +82,8 @@ class Notifier:
 
         A send under way comes to its end; cancelled while it connects, it would leave a session behind.
         """
+        now = asyncio.get_running_loop().time()
+        self._due |= {channel for channel, until in self._promised.items() if now < until}
         due, self._due = self._due, set()
         if due or self._sending:
             with contextlib.suppress(TimeoutError, EverstepError):
