@@ -19,6 +19,11 @@ from support.server import Server, binaries, running_server
 
 from everstep import App, Client, Settings, Worker
 from everstep.store.fsck import fsck
+from everstep.store.testing import Databases
+from everstep.testing.databases import Copies
+from everstep.testing.probe import Plan
+
+pytest_plugins = ["everstep.testing"]
 
 StartWorker = Callable[..., Awaitable[Worker]]
 
@@ -33,6 +38,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "no_fsck: the test breaks an invariant on purpose")
+    config.addinivalue_line(
+        "markers", "no_replay(reason): what it looks at is different with --everstep-replay=always"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--everstep-replay") == "never":
+        return
+    for item in items:
+        if mark := item.get_closest_marker("no_replay"):
+            item.add_marker(pytest.mark.skip(reason=mark.args[0]))
 
 
 def pytest_report_header() -> str:
@@ -111,17 +127,43 @@ async def client(database: str) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def worker(database: str, app: App) -> AsyncIterator[StartWorker]:
+async def worker(
+    database: str, app: App, request: pytest.FixtureRequest
+) -> AsyncIterator[StartWorker]:
     """`await worker(app?, queues=?, **settings)`: a worker in this process, stopped after the test."""
+    always = request.config.getoption("--everstep-replay") == "always"
+    probe = Plan(replay=True).probe if always else None
     async with AsyncExitStack() as stack:
 
         async def start(
             which: App | None = None, *, queues: list[str] | None = None, **settings: Any
         ) -> Worker:
             chosen = Settings(**{"url": database, "lease_ttl": 5.0, "grace": 5.0, **settings})
-            return await stack.enter_async_context(Worker(which or app, chosen, queues))
+            return await stack.enter_async_context(
+                Worker(which or app, chosen, queues, probe=probe)
+            )
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def everstep_databases(postgres: Server) -> Iterator[Copies]:
+    """everstep.testing makes its databases on the session's server, too."""
+    copies = Copies(Databases(postgres.url()), None)
+    yield copies
+    copies.close()
+
+
+@pytest.fixture
+def everstep_database(everstep_databases: Copies) -> Iterator[str]:
+    with everstep_databases.fresh() as url:
+        yield url
+        check_invariants(url)
+
+
+@pytest.fixture
+def everstep_app(app: App) -> App:
+    return app
 
 
 def check_invariants(url: str) -> None:

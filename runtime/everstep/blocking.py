@@ -211,6 +211,7 @@ class Handle(Generic[R]):
     def __init__(self, client: Client, inner: handles.Handle[R]) -> None:
         self.id = inner.id
         self.created = inner.created
+        self.payload = inner.payload
         self._client = client
         self._inner = inner
 

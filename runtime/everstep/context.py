@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from everstep.acknowledgement import Acknowledgement
 from everstep.codec import Arguments
 from everstep.errors import ControlSignal, Fenced, NonDeterminismError, Parked, UsageError
-from everstep.store.models import Checkpoint, CheckpointKind, Seen, Start
+from everstep.store.models import Checkpoint, CheckpointKind, Ending, Seen, Start
 
 
 class Recorder(Protocol):
@@ -28,15 +28,19 @@ class Recorder(Protocol):
     effect begins; `left` is set when it has gone.
     """
 
-    leaving: bool
-    left: asyncio.Event
-
+    @property
+    def leaving(self) -> bool: ...
+    @property
+    def left(self) -> asyncio.Event: ...
     def checkpoint(
         self, execution: Execution, row: Checkpoint, child: Start | None = None
     ) -> Acknowledgement: ...
     def park(
         self, execution: Execution, wake_at: datetime | None, key: str, signals: int | None
     ) -> Acknowledgement: ...
+    def finish(
+        self, execution: Execution, ending: Ending, output: bytes | None, error: bytes | None
+    ) -> Acknowledged: ...
     def held(self) -> bool: ...
     @property
     def clock(self) -> Clock: ...
@@ -44,6 +48,20 @@ class Recorder(Protocol):
     def eyes(self) -> Eyes: ...
     @property
     def transactor(self) -> Transactor: ...
+
+
+class Acknowledged(Protocol):
+    """What has been handed to a recorder, and when it is durable."""
+
+    async def wait(self) -> datetime: ...
+
+
+class Probe(Recorder, Protocol):
+    """What a test puts between one workflow and its worker, in the recorder's place (everstep.testing)."""
+
+    def around(self, call: AttemptCall) -> AttemptCall: ...
+    def around_plain(self, call: AttemptCall) -> AttemptCall: ...
+    def pause(self, seconds: float) -> float: ...
 
 
 class Eyes(Protocol):
@@ -90,6 +108,7 @@ class Execution:
     loop: asyncio.AbstractEventLoop
     recorder: Recorder
     max_payload: int
+    probe: Probe | None = None
     deadline: datetime | None = None
     log: dict[tuple[str, int], Checkpoint] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
@@ -242,6 +261,9 @@ class StepContext:
         """The same for every attempt and every replay of this step, and of no other step."""
         return f"{self.workflow_id}:{_place(self.branch, self.seq)}"
 
+
+AttemptCall = Callable[[StepContext], Any]
+"""Makes an attempt of a step: its value, or a coroutine of it."""
 
 current_branch: ContextVar[Branch | None] = ContextVar("everstep_branch", default=None)
 current_step: ContextVar[StepContext | None] = ContextVar("everstep_step", default=None)

@@ -119,6 +119,8 @@ def outcome_of(row: Checkpoint, payload: Payload[Any]) -> Any:
 
 async def perform(flow: Flow, execution: Execution, call: Call) -> Any:
     """Carry out a flow on the event loop; `call` makes the coroutine of an attempt."""
+    if execution.probe is not None:
+        call = execution.probe.around(call)
     try:
         effect = next(flow)
         while True:
@@ -159,13 +161,20 @@ async def _attempt(execution: Execution, step: StepContext, call: Call) -> Any:
 
 
 async def _pause(execution: Execution, seconds: float) -> None:
+    # Engaged: a workflow that parked now would try again only when it wakes, and from the first attempt on.
     with execution.engagement():
-        await asyncio.sleep(seconds)
-    await execution.settle()
+        await asyncio.sleep(_length(execution, seconds))
+        await execution.settle()
+
+
+def _length(execution: Execution, seconds: float) -> float:
+    return seconds if execution.probe is None else execution.probe.pause(seconds)
 
 
 def perform_in_thread(flow: Flow, execution: Execution, call: Call) -> Any:
     """Carry out a flow from a plain workflow's thread; `call` makes an attempt."""
+    if execution.probe is not None:
+        call = execution.probe.around_plain(call)
     try:
         effect = next(flow)
         while True:

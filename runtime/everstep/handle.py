@@ -41,7 +41,7 @@ class Handle(Generic[R]):
         self.created = created
         self._made = time.monotonic()
         self._client = client
-        self._payload = payload
+        self.payload = payload
 
     async def result(self, timeout: timedelta | float | None = None) -> R:  # noqa: ASYNC109
         """The workflow's result, waiting for it at most `timeout` (seconds or timedelta).
@@ -64,14 +64,14 @@ class Handle(Generic[R]):
                 f"workflow {self.id!r} has not finished within {seconds:g} s; it goes on, and "
                 f"`everstep workflow get {self.id}` shows where it stands"
             ) from None
-        return cast(R, value_of(outcome, self._payload))
+        return cast(R, value_of(outcome, self.payload))
 
     def result_in(self, branch: Branch) -> Coroutine[Any, Any, R]:
         """Inside a workflow: waited for parked, and recorded at the position taken now."""
         from everstep.children import result_in_workflow  # noqa: PLC0415
 
         position = branch.next_position()
-        return result_in_workflow(branch.execution, position, self.id, self._payload)
+        return result_in_workflow(branch.execution, position, self.id, self.payload)
 
     async def _outcome(self) -> Outcome:
         # What this call started is known to exist, and has not finished in the very next moment.

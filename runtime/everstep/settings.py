@@ -95,6 +95,11 @@ def termination_log(environ: Mapping[str, str] = os.environ) -> Path | None:
     return usual if usual.is_file() and os.access(usual, os.W_OK) else None
 
 
+def given_test_database(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The server on which everstep.testing makes its databases, if it is to be one that is there."""
+    return environ.get("EVERSTEP_TEST_DATABASE_URL") or None
+
+
 _VARIABLES: dict[str, tuple[str, type]] = {
     "url": ("EVERSTEP_DATABASE_URL", str),
     "schema": ("EVERSTEP_SCHEMA", str),

@@ -158,6 +158,7 @@ async def test_children_inline_background_and_failing(
     assert ids == ["p/1", "p/3", "p/4", "p/7"]
 
 
+@pytest.mark.no_replay("300 results, each with 300 looks")
 async def test_children_fan_out_by_gather(app: App, worker: StartWorker, client: Client) -> None:
     @app.workflow
     async def child(number: int) -> int:
@@ -250,6 +251,7 @@ async def test_a_plain_transaction_in_a_plain_workflow(
     assert [row[0] for row in sql("SELECT n FROM booked")] == [1]
 
 
+@pytest.mark.no_replay("counts replays")
 async def test_recorded_values_are_the_same_on_replay(
     app: App, worker: StartWorker, client: Client
 ) -> None:
@@ -267,6 +269,7 @@ async def test_recorded_values_are_the_same_on_replay(
     assert runs[0] == runs[1]
 
 
+@pytest.mark.no_replay("counts replays")
 async def test_as_completed_repeats_its_first_order(
     app: App, worker: StartWorker, client: Client
 ) -> None:

@@ -45,6 +45,7 @@ async def test_a_long_sleep_parks_and_leaves_nothing_in_memory(app, client, work
     assert woken == [1]
 
 
+@pytest.mark.no_replay("looks at the epoch")
 async def test_a_short_sleep_stays_and_is_never_early(app, client, worker, sql):
     @app.workflow
     async def naps(seconds: float) -> None:

@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from everstep.migrations.migrate import migrate
+from everstep.store.testing import Databases
 from support.server import Server
 
 TEMPLATE = "everstep_template"
@@ -51,8 +52,7 @@ class Sql:
 
 def make_template(server: Server) -> None:
     """A database with the engine's schema, to be copied for each test."""
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {TEMPLATE}".encode())
+    Databases(server.url()).make(TEMPLATE)
     migrate(server.url(TEMPLATE), "everstep")
 
 
@@ -60,16 +60,9 @@ def make_template(server: Server) -> None:
 def fresh_database(server: Server, template: str | None = TEMPLATE) -> Iterator[str]:
     """The name of a new database; dropped afterwards, whoever is still connected."""
     name = f"test_{next(_numbers)}"
-    source = (
-        sql.SQL("")
-        if template is None
-        else sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
-    )
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(name), source))
-        try:
-            yield name
-        finally:
-            connection.execute(
-                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-            )
+    databases = Databases(server.url())
+    databases.make(name, template)
+    try:
+        yield name
+    finally:
+        databases.drop(name)

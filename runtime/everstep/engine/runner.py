@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from everstep.app import App
-from everstep.context import Branch, Execution, current_branch, log_of
+from everstep.context import Branch, Execution, Probe, current_branch, log_of
 from everstep.definitions import Workflow
 from everstep.endless import continuation_in, generation_of, main_branch, next_generation
 from everstep.engine.committer import Committer
@@ -39,9 +39,16 @@ class Runner:
     """
 
     def __init__(
-        self, app: App, committer: Committer, threads: ThreadPoolExecutor, ended: Ended
+        self,
+        app: App,
+        committer: Committer,
+        threads: ThreadPoolExecutor,
+        ended: Ended,
+        *,
+        probe: Callable[[Execution], Probe] | None = None,
     ) -> None:
         self._app = app
+        self._probe = probe
         self._committer = committer
         self._threads = threads
         self._ended = ended
@@ -70,6 +77,8 @@ class Runner:
             generation=generation,
             arguments=workflow.arguments,
         )
+        if self._probe is not None:
+            execution.recorder = execution.probe = self._probe(execution)
         self.executions[claimed.id] = execution
         self.running[claimed.queue] += 1
         execution.task = self._loop.create_task(
@@ -122,12 +131,12 @@ class Runner:
         execution.signal = execution.broken = None
         execution.over = True
         try:
-            await self._committer.finish(execution, *ending).wait()
+            await execution.recorder.finish(execution, *ending).wait()
             if execution.broken is not None:
                 # The ending itself was refused: say so in its place.
                 ending = _failed(execution.broken)
                 execution.broken = None
-                await self._committer.finish(execution, *ending).wait()
+                await execution.recorder.finish(execution, *ending).wait()
         except (ControlSignal, asyncio.CancelledError):
             return
         if execution.signal is None or isinstance(execution.signal, Cancelled):

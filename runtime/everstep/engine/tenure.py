@@ -12,10 +12,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 from everstep.app import App
+from everstep.context import Execution, Probe
 from everstep.engine.cancellations import Cancellations
 from everstep.engine.claimer import Claimer
 from everstep.engine.committer import Committer, DatabaseClock
@@ -51,6 +53,10 @@ class Phase(StrEnum):
     OVER = "over"
 
 
+ProbeMaker = Callable[["Tenure", Execution], Probe]
+"""Makes the probe of a workflow that a tenure has claimed: for tests."""
+
+
 class Tenure:
     """Begin with `begin`, end with `drain` (SIGTERM) or `abandon` (the lease is gone)."""
 
@@ -64,6 +70,7 @@ class Tenure:
         ended: Ended,
         announce: Callable[[], None],
         metrics: LocalMetrics,
+        probe: ProbeMaker | None = None,
     ) -> None:
         self.me: UUID = uuid4()
         self._announce = announce
@@ -91,7 +98,9 @@ class Tenure:
             eyes=Lookout(self._look_link, messages),
             transactor=self._transactors,
         )
-        self.runner = Runner(app, self.committer, threads, ended)
+        self.runner = Runner(
+            app, self.committer, threads, ended, probe=probe and partial(probe, self)
+        )
         self.claimer = Claimer(
             self._link,
             self._runs,
@@ -119,6 +128,9 @@ class Tenure:
             listener=Listener(beaten=self._beaten, lost=self._lost),
         )
         self.committer.lease = self.heartbeat.held
+        self.timers = Timers(
+            self._link, self._runs, self._workers, schema=settings.schema, announce=announce
+        )
         self.scheduler = Scheduler(
             self._link,
             list(app.schedules.values()),
@@ -151,17 +163,7 @@ class Tenure:
         self._spawn(self._transactors.greet())
         self._spawn(run(self.claimer))
         self._spawn(run(self._declarer))
-        self._spawn(
-            run(
-                Timers(
-                    self._link,
-                    self._runs,
-                    self._workers,
-                    schema=settings.schema,
-                    announce=self._announce,
-                )
-            )
-        )
+        self._spawn(run(self.timers))
         self._spawn(run(self.sampler))
         await self._link.retry(self.scheduler.declare)
         self._spawn(run(self.scheduler))
@@ -195,6 +197,27 @@ class Tenure:
         except TimeoutError:
             log.warning("steps were still running after %g s of grace: giving them back", grace)
         await self._leave()
+
+    def look_now(self, at: datetime) -> None:
+        """The database's time has jumped, to `at`: everything here that waits for an instant looks again."""
+        self._clock.observe(at)
+        self.timers.wake.set()
+        self.scheduler.wake.set()
+        self.claimer.hint()
+
+    async def give_back(self, ids: list[str]) -> None:
+        """Release some workflows that this worker holds and no longer runs."""
+        await self._link.retry(
+            lambda c: self._runs.release_strays(c, ids), give_up=self.lost.is_set
+        )
+        self._announce()
+
+    def fall_silent(self) -> None:
+        """Write nothing more, begin no further effect, claim nothing: the process is as good as gone."""
+        self.phase = Phase.LOST
+        self.committer.close()
+        self.runner.fence_all()
+        self.claimer.stopped = True
 
     async def abandon(self) -> None:
         """The lease is gone: drop everything, write nothing."""
@@ -283,8 +306,5 @@ class Tenure:
 
     def _lost(self, why: str) -> None:
         log.error("lease lost: %s; its workflows run elsewhere", why)
-        self.phase = Phase.LOST
-        self.committer.close()
-        self.runner.fence_all()
-        self.claimer.stopped = True
+        self.fall_silent()
         self.lost.set()

@@ -15,7 +15,7 @@ from everstep.app import App
 from everstep.client import Client
 from everstep.codec import JSON
 from everstep.context import numbering_task_factory
-from everstep.engine.tenure import Phase, Tenure
+from everstep.engine.tenure import Phase, ProbeMaker, Tenure
 from everstep.metrics.exporter import Exporter
 from everstep.metrics.local import LocalMetrics
 from everstep.metrics.vitals import Vitals
@@ -34,15 +34,22 @@ class Worker:
     """Runs the workflows of an App. Use as `async with Worker(app, settings) as worker`.
 
     `worker.client` starts workflows that begin here at once, in the statement that starts them.
-    `queues`: those to listen to; by default the ones the app's workflows name.
+    `queues`: those to listen to; by default the ones the app's workflows name. `probe`: for tests, what stands
+    between a workflow and the worker (everstep.testing).
     """
 
     def __init__(
-        self, app: App, settings: Settings, queues: Sequence[str | Queue] | None = None
+        self,
+        app: App,
+        settings: Settings,
+        queues: Sequence[str | Queue] | None = None,
+        *,
+        probe: ProbeMaker | None = None,
     ) -> None:
         app.check()
         for database in app.databases.values():
             database.address()
+        self._probe = probe
         self.app = app
         self.settings = settings
         self.queues = [queue_name(queue) for queue in queues or app.queues()]
@@ -135,6 +142,7 @@ class Worker:
             ended=self._ended,
             announce=self._announce,
             metrics=self.metrics,
+            probe=self._probe,
         )
         self.tenure = tenure
         await tenure.begin()

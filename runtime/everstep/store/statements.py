@@ -12,7 +12,7 @@ from everstep.settings import checked_schema
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
-_APART = ("fsck.sql", "elsewhere.sql")
+_APART = ("fsck.sql", "elsewhere.sql", "testing.sql")
 """Not of the engine's own work in its own database."""
 
 
@@ -28,6 +28,12 @@ def statements(schema: str) -> dict[str, bytes]:
 def statements_elsewhere(schema: str) -> dict[str, bytes]:
     """Those for a schema of another database."""
     return _named(["elsewhere.sql"], schema)
+
+
+@cache
+def statements_for_tests(schema: str) -> dict[str, bytes]:
+    """Those for databases made for tests."""
+    return _named(["testing.sql"], schema)
 
 
 def _named(sources: Sequence[str], schema: str) -> dict[str, bytes]:

@@ -45,12 +45,13 @@ WITH found AS MATERIALIZED (
 SELECT invariant, workflow_id, what FROM found LIMIT 100;
 
 -- name: I2
--- Within a branch the epoch never falls as seq rises: no owner recorded behind its successor.
+-- Within a branch the epoch never falls as time goes on: no owner recorded behind its successor. By time and not by
+-- seq: steps called together (gather) have places side by side, and the first may end in a later epoch than the second.
 WITH found AS MATERIALIZED (
     SELECT 'I2' AS invariant, b.workflow_id,
-           format('position %s:%s has epoch %s, the one before it %s', b.branch, b.seq, b.epoch, b.before) AS what
+           format('position %s:%s has epoch %s, the one recorded before it %s', b.branch, b.seq, b.epoch, b.before) AS what
       FROM (SELECT c.workflow_id, c.branch, c.seq, c.epoch,
-                   lag(c.epoch) OVER (PARTITION BY c.workflow_id, c.branch ORDER BY c.seq) AS before
+                   lag(c.epoch) OVER (PARTITION BY c.workflow_id, c.branch ORDER BY c.recorded_at, c.seq) AS before
               FROM everstep.checkpoint c
              WHERE c.workflow_id IN (SELECT r.id FROM everstep.run r UNION ALL SELECT w.id FROM everstep.workflow w
                                       WHERE w.finished_at >= current_setting('everstep.fsck_since')::timestamptz)) b

@@ -1,0 +1,75 @@
+-- For everstep.testing, in databases made for tests: a clock that can be moved, and when it may be.
+
+-- name: fake_clock
+-- Replaces the engine's clock by one that can go ahead of the server's. A row and no setting: a jump is seen by all
+-- sessions, and by none in the middle of a statement.
+CREATE TABLE IF NOT EXISTS everstep.fake_clock (
+    one   boolean PRIMARY KEY DEFAULT true CHECK (one),
+    ahead interval NOT NULL DEFAULT interval '0'
+);
+INSERT INTO everstep.fake_clock DEFAULT VALUES ON CONFLICT DO NOTHING;
+CREATE OR REPLACE FUNCTION everstep.clock() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE
+    AS 'SELECT statement_timestamp() + ahead FROM everstep.fake_clock';
+
+-- name: advance_clock
+-- The leases of workers go along, and so does what is kept by renewing: nobody looks dead for having lost time that
+-- did not pass. Seconds, because an hour is not always an hour where a day is a day.
+WITH c AS (
+    UPDATE everstep.fake_clock SET ahead = ahead + make_interval(secs => %(seconds)s) RETURNING ahead),
+k AS (
+    UPDATE everstep.worker SET lease_until = lease_until + make_interval(secs => %(seconds)s) WHERE state < 3),
+t AS (
+    UPDATE everstep.ticket SET next_at = next_at + make_interval(secs => %(seconds)s) WHERE task = 'metrics')
+SELECT statement_timestamp() + c.ahead AS at FROM c;
+
+-- name: clock_now
+SELECT everstep.clock() AS at;
+
+-- name: busy
+-- What goes on without the clock being moved: running, or claimable by a live worker, or due. `names` and `queues`
+-- are those the workers know; what is on a paused queue, or waits for the rate of one, stands still.
+WITH l AS MATERIALIZED (SELECT DISTINCT k.version FROM everstep.worker k WHERE k.state = 1)
+SELECT r.id, CASE WHEN r.state = 2 THEN 'is running' WHEN r.state = 1 THEN 'is queued' ELSE 'is due' END AS why
+  FROM everstep.run r
+ WHERE r.state = 2
+    OR EXISTS (SELECT FROM l) AND r.deadline <= everstep.clock()
+    OR r.name = ANY (%(names)s::text[]) AND r.queue = ANY (%(queues)s::text[])
+   AND EXISTS (SELECT FROM l WHERE r.version IS NULL OR l.version = r.version)
+   AND (r.state = 3 AND r.wake_at <= everstep.clock()
+        OR r.state = 1 AND NOT EXISTS (
+           SELECT FROM everstep.queue q WHERE q.name = r.queue
+              AND (q.paused OR q.partition_rate IS NOT NULL
+                   OR q.tat > everstep.clock() + (q.burst - 1) * q.rate_per / q.rate)))
+UNION ALL
+SELECT s.name, 'is a schedule with a tick that is due' FROM everstep.schedule s
+ WHERE NOT s.paused AND s.removed_at IS NULL AND s.next_at <= everstep.clock() AND EXISTS (SELECT FROM l)
+ LIMIT 10;
+
+-- name: next_timer
+-- When something will happen by itself: a sleep or a timeout ends, a deadline passes, a schedule ticks, a rate lets
+-- the next workflow begin.
+SELECT min(t.at) AS at FROM (
+    SELECT min(r.wake_at) AS at FROM everstep.run r WHERE r.state = 3
+    UNION ALL
+    SELECT min(r.deadline) FROM everstep.run r WHERE NOT (r.state = 2 AND r.cancel)
+    UNION ALL
+    SELECT min(s.next_at) FROM everstep.schedule s WHERE NOT s.paused AND s.removed_at IS NULL
+    UNION ALL
+    SELECT min(q.tat - (q.burst - 1) * q.rate_per / q.rate) FROM everstep.queue q
+     WHERE q.rate IS NOT NULL AND NOT q.paused
+       AND EXISTS (SELECT FROM everstep.run r WHERE r.queue = q.name AND r.state = 1)
+    UNION ALL
+    SELECT min(p.tat - (q.partition_burst - 1) * q.partition_rate_per / q.partition_rate)
+      FROM everstep.queue q JOIN everstep.queue_partition p ON p.queue = q.name
+     WHERE q.partition_rate IS NOT NULL AND NOT q.paused
+       AND EXISTS (SELECT FROM everstep.run r
+                    WHERE r.queue = q.name AND r.partition = p.partition AND r.state = 1)) t
+ WHERE t.at > everstep.clock();
+
+-- name: waiting_for
+SELECT r.wait_key FROM everstep.run r WHERE r.id = %(id)s AND r.state = 3;
+
+-- name: bury_worker
+-- A worker that a test has killed: dead at once, without waiting for its lease, and the next sweep is due.
+WITH k AS (UPDATE everstep.worker SET state = 3 WHERE id = %(id)s)
+UPDATE everstep.ticket SET next_at = '-infinity' WHERE task = 'sweep' OR holder = %(id)s;

@@ -1,0 +1,173 @@
+"""The clock of a test: moves the database's time, timer by timer, once everything waits.
+
+A test that only put the clock forward would race the workflow it has just started, which may not sleep yet; and what
+sleeps thirty times a day would wake once. So time stops at each timer on its way, and goes on when all is quiet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from everstep.engine.worker import Worker
+from everstep.errors import UnknownWorkflowError, UsageError
+from everstep.store.connection import Connection, Link
+from everstep.store.messages import Messages
+from everstep.store.testing import Busy, FakeClock
+
+PATIENCE_SECONDS = 10.0
+"""How long something may go on, by the real clock, before it is taken for something that does not end."""
+
+NAP_SECONDS = (0.001, 0.02)
+
+
+class StuckError(AssertionError):
+    """Moving the clock does not help: something does not end, or waits for something that no clock brings."""
+
+
+class Started(Protocol):
+    """A handle of any colour."""
+
+    id: str
+
+
+class Clock:
+    """The time of the test's database. Runs as clocks do, and can be put forward."""
+
+    def __init__(self, link: Link, worker: Worker) -> None:
+        self._link = link
+        self._worker = worker
+        self._messages = Messages(worker.settings.schema)
+        self._sql = FakeClock(worker.settings.schema)
+        self._names = sorted(worker.app.workflows)
+
+    async def now(self) -> datetime:
+        """The database's time."""
+        return await self._link.retry(self._sql.now)
+
+    async def advance(self, duration: timedelta | None = None, /, **parts: float) -> datetime:
+        """Let so much time pass: a timedelta, or its parts, `advance(days=30)`. Returns the time it is then.
+
+        First everything that can go on does, until it waits. Then whatever is due on the way happens in its order,
+        each at its own time: sleeps and timeouts end, deadlines pass, schedules tick. Raises StuckError if
+        something does not come to wait within ten seconds: a step that waits for this very test, for instance.
+        """
+        span = duration_of(duration, parts)
+        await self.quiet()
+        return await self.advance_to(await self.now() + span)
+
+    async def advance_to(self, instant: datetime) -> datetime:
+        """The same, up to an instant."""
+        if instant.tzinfo is None:
+            raise UsageError(f"{instant} has no time zone: write datetime(…, tzinfo=UTC)")
+        await self.quiet()
+        while (timer := await self._next_timer()) is not None and timer <= instant:
+            await self._jump_to(timer)
+            await self.quiet()
+        at = await self._jump_to(instant)
+        await self.quiet()
+        return at
+
+    async def jump(self, duration: timedelta | None = None, /, **parts: float) -> datetime:
+        """Put the clock forward at once, whatever goes on, and wait for nothing: for a step that is running."""
+        span = duration_of(duration, parts)
+        return await self._jump_to(await self.now() + span)
+
+    async def run_until(self, handle: Started) -> None:
+        """Put the clock forward from timer to timer until a workflow has finished, however it ends.
+
+        Raises StuckError if it waits for something that no clock brings, such as a message.
+        """
+        patience = _Patience()
+        while not await self._finished(handle.id):
+            if busy := await self._busy():
+                await patience.nap(busy)
+                continue
+            timer = await self._next_timer()
+            if timer is None and not await self._finished(handle.id):
+                raise StuckError(await self._why_stuck(handle.id))
+            if timer is not None:
+                await self._jump_to(timer)
+            patience = _Patience()
+
+    async def quiet(self) -> None:
+        """Wait until everything waits: nothing is running, queued or due. Raises StuckError after ten seconds."""
+        patience = _Patience()
+        while busy := await self._busy():
+            await patience.nap(busy)
+
+    async def _busy(self) -> list[Busy]:
+        busy = await self._link.retry(lambda c: self._sql.busy(c, self._names, self._worker.queues))
+        if busy:
+            if any(one.why != "is running" for one in busy):
+                await self._look_now()
+            return busy
+        if await self._link.retry(self._messages.wake_forgotten):
+            await self._look_now()
+            return [Busy("a workflow", "has just been woken")]
+        return []
+
+    async def _next_timer(self) -> datetime | None:
+        return await self._link.retry(self._sql.next_timer)
+
+    async def _jump_to(self, instant: datetime) -> datetime:
+        seconds = (instant - await self.now()).total_seconds()
+
+        async def advance(connection: Connection) -> datetime:
+            return await self._sql.advance(connection, max(seconds, 0.0))
+
+        at = await self._link.call(advance)
+        self._tell(at)
+        return at
+
+    async def _look_now(self) -> None:
+        self._tell(await self.now())
+
+    def _tell(self, at: datetime) -> None:
+        tenure = self._worker.tenure
+        if tenure is not None and not tenure.lost.is_set():
+            tenure.look_now(at)
+
+    async def _finished(self, workflow_id: str) -> bool:
+        info = await self._worker.client.get(workflow_id)
+        if info is None:
+            raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+        return info.finished_at is not None
+
+    async def _why_stuck(self, workflow_id: str) -> str:
+        key = await self._link.retry(lambda c: self._sql.waiting_for(c, workflow_id))
+        waits = f"waits for {key}" if key else "is not run by this worker"
+        return (
+            f"workflow {workflow_id} {waits}, and there is no timer that the clock could go on to. "
+            f"Send what it waits for first, or look at its queue and its name."
+        )
+
+
+class _Patience:
+    """Ever longer naps, and an end of them."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + PATIENCE_SECONDS
+        self._nap, self._longest = NAP_SECONDS
+
+    async def nap(self, busy: list[Busy]) -> None:
+        if time.monotonic() > self._until:
+            what = ", ".join(f"{one.what} {one.why}" for one in busy)
+            raise StuckError(
+                f"after {PATIENCE_SECONDS:g} s the clock still waits for this to end: {what}. If it waits for your "
+                f"test, move the clock with jump(), which waits for nothing."
+            )
+        await asyncio.sleep(self._nap)
+        self._nap = min(self._nap * 2, self._longest)
+
+
+def duration_of(duration: timedelta | None, parts: dict[str, Any]) -> timedelta:
+    """A timedelta, given or made from its parts. Raises UsageError unless it is one, and positive."""
+    if (duration is None) == (not parts):
+        raise UsageError("the clock is moved by a timedelta or its parts: advance(days=30)")
+    span = timedelta(**parts) if duration is None else duration
+    if span < timedelta(0):
+        raise UsageError(f"the clock goes forward only, not by {span}")
+    return span
