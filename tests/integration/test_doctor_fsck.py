@@ -377,6 +377,16 @@ async def test_an_owner_within_its_grace_is_no_finding(healthy: Sql, database: s
     assert [b.invariant for b in fsck(database, grace=timedelta(seconds=1))] == ["I7"]
 
 
+async def test_steps_called_together_may_be_recorded_in_another_order(healthy: Sql, database: str):
+    """The worker died when the second of them was recorded and the first was not; its heir recorded that."""
+    healthy(
+        "UPDATE everstep.checkpoint c SET epoch = 3, recorded_at = w.finished_at FROM everstep.workflow w "
+        "WHERE w.id = c.workflow_id AND w.id = 'done' AND c.seq = 1"
+    )
+    healthy("UPDATE everstep.workflow SET finished_epoch = 3 WHERE id = 'done'")
+    assert fsck(database) == []
+
+
 async def test_nobody_left_to_sweep_breaks_no_invariant(healthy: Sql, database: str):
     healthy("UPDATE everstep.worker SET lease_until = now() - interval '1 h'")
     assert fsck(database) == []

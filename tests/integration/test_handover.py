@@ -297,6 +297,22 @@ async def test_suspects_are_claimed_one_at_a_time_and_alone(client, worker, sql)
     assert any(len(company) == 6 for company in together)
 
 
+async def test_a_workflow_that_parks_is_no_suspect_any_more(client, worker, sql):
+    app = App("test")
+
+    @app.workflow
+    async def flow() -> str:
+        return await everstep.recv()
+
+    handle = await client.start(flow)
+    sql("UPDATE everstep.run SET crashes = 4")
+    await worker(app)
+    await eventually(lambda: sql.one("SELECT state FROM everstep.run") == 3)
+    assert sql.one("SELECT crashes FROM everstep.run") == 0
+    await client.send(handle.id, "hello")
+    assert await handle.result(timeout=10) == "hello"
+
+
 async def test_two_workers_that_start_at_once_in_a_new_database(database, app, sql):
     @app.workflow
     async def flow() -> None: ...

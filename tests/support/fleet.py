@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from support.waiting import eventually
+
 TESTS = Path(__file__).resolve().parents[1]
+SERVES = b"probes and metrics on port"
+"""What a worker says once it claims."""
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Fleet:
     kills: int = 0
     freezes: int = 0
     started: int = 0
+    _logs: dict[int, Path] = field(default_factory=dict)
 
     def start(self, count: int = 1, **extra: str) -> None:
         """More workers; `extra` goes into their environment."""
@@ -36,14 +41,14 @@ class Fleet:
             self.started += 1
             with self._log(self.started).open("wb") as said:
                 command = [sys.executable, "-m", "everstep.cli.main", "worker", self.module]
-                self.workers.append(
-                    subprocess.Popen(
-                        [*command, "--port", "0"],
-                        env=self._environment(extra),
-                        stdout=said,
-                        stderr=said,
-                    )
+                worker = subprocess.Popen(
+                    [*command, "--port", "0"],
+                    env=self._environment(extra),
+                    stdout=said,
+                    stderr=said,
                 )
+            self.workers.append(worker)
+            self._logs[worker.pid] = self._log(self.started)
 
     def kill(self, worker: subprocess.Popen[bytes]) -> None:
         """SIGKILL, and wait until it is gone."""
@@ -72,6 +77,14 @@ class Fleet:
 
     def awake(self) -> list[subprocess.Popen[bytes]]:
         return [worker for worker in self.workers if worker.pid not in self.frozen]
+
+    def working(self) -> list[subprocess.Popen[bytes]]:
+        """Those that are awake and have said that they serve."""
+        return [worker for worker in self.awake() if SERVES in self._logs[worker.pid].read_bytes()]
+
+    def whole(self) -> bool:
+        """Whether every worker that is awake has come as far as working."""
+        return len(self.working()) == len(self.awake())
 
     def died_by_themselves(self) -> list[int]:
         """Exit codes of workers that nobody asked to leave."""
@@ -109,10 +122,14 @@ class Fleet:
 
 
 async def kill_now_and_then(fleet: Fleet, rng: random.Random, every: float) -> None:
-    """For ever: SIGKILL a random worker that is awake, and start another in its place."""
+    """For ever: SIGKILL a random worker, and start another in its place.
+
+    On a busy machine less often than asked: workers that are killed before they have begun prove nothing.
+    """
     while True:
         await asyncio.sleep(every)
-        fleet.kill(rng.choice(fleet.awake() or fleet.workers))
+        await eventually(fleet.whole, within=120, pause=0.1)
+        fleet.kill(rng.choice(fleet.working() or fleet.workers))
         fleet.start()
 
 
@@ -122,8 +139,8 @@ async def freeze_now_and_then(
     """For ever: SIGSTOP a random worker for longer than its lease, then let it go on."""
     while True:
         await asyncio.sleep(every)
-        if awake := fleet.awake():
-            victim = rng.choice(awake)
+        if working := fleet.working():
+            victim = rng.choice(working)
             fleet.freeze(victim)
             await asyncio.sleep(seconds)
             fleet.thaw(victim)

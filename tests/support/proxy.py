@@ -1,16 +1,34 @@
-"""A proxy between a worker and Postgres that loses replies: the server has done it, the client never hears of it."""
+"""A proxy between a worker and Postgres that loses replies: the server has done it, the client never hears of it.
+
+Requests are chosen by their words, or counted: the third one of all connections of an application. A counted one
+may also be lost on its way there.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import selectors
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 READY = b"Z\x00\x00\x00\x05"
 """The server's last message after a statement: it has done it, and committed it unless in a transaction."""
+
+APPLICATION = re.compile(rb"\0application_name\0([^\0]*)\0")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The n-th request of an application: lost `executed` (only its reply is) or not."""
+
+    application: str
+    number: int
+    executed: bool = True
 
 
 class Proxy:
@@ -23,6 +41,8 @@ class Proxy:
     def __init__(self, server_port: int, port: int = 0) -> None:
         self.lose: Callable[[bytes], bool] | None = None
         self.lost: list[bytes] = []
+        self.loss: Loss | None = None
+        self.requests: Counter[str] = Counter()
         self._server_port = server_port
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
@@ -75,7 +95,7 @@ class Proxy:
             self._clients.discard(client)
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
-        doomed = False
+        application, doomed = "", False
         with selectors.DefaultSelector() as selector:
             selector.register(client, selectors.EVENT_READ)
             selector.register(server, selectors.EVENT_READ)
@@ -85,12 +105,29 @@ class Proxy:
                     if not data:
                         return
                     if key.fileobj is client:
-                        doomed = doomed or self._is_to_be_lost(data)
+                        if found := APPLICATION.search(data):
+                            application = found[1].decode()
+                        loss = self._loss_of(application, data) if not found else None
+                        if loss and not loss.executed:
+                            return
+                        doomed = doomed or loss is not None or self._is_to_be_lost(data)
                         server.sendall(data)
                     elif not doomed:
                         client.sendall(data)
                     elif READY in data:
                         return
+
+    def _loss_of(self, application: str, request: bytes) -> Loss | None:
+        """Counts a request; the loss that it is to suffer, if any."""
+        self.requests[application] += 1
+        loss = self.loss
+        if loss is None or (loss.application, loss.number) != (
+            application,
+            self.requests[application],
+        ):
+            return None
+        self.lost.append(request)
+        return loss
 
     def _is_to_be_lost(self, request: bytes) -> bool:
         if self.lose is None or not self.lose(request):

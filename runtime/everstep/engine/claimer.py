@@ -77,7 +77,7 @@ class Claimer:
             offered = list(offers(lanes))
             self._full.intersection_update(o.queue for o in offered)
             self._soon = None
-            suspects = await self._suspects.run_one(offered)
+            suspects = await self._suspects.run_some(offered)
             claimed, more = await self._serve(offered)
         low, high = POLL_SECONDS
         self.interval = low if claimed or suspects else min(self.interval * 2, high)

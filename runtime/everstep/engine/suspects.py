@@ -13,6 +13,9 @@ from everstep.engine.runner import Runner
 
 ClaimOne = Callable[[Offer, int | None], Awaitable[bool]]
 
+TURN_SECONDS = 2.0
+"""How long a worker goes on with suspects, one after the other, before it takes other work again."""
+
 
 class Suspects:
     """Claims them one at a time, when nothing else is here to lose. `stopped`: whether to claim nothing more."""
@@ -24,23 +27,31 @@ class Suspects:
         self._patience = random.uniform(30, 90)  # noqa: S311
         self._due = time.monotonic() + self._patience
 
-    async def run_one(self, offered: Sequence[Offer]) -> int:
-        """Claim one if there is one, and return once it is no danger any more. Returns how many were claimed."""
+    async def run_some(self, offered: Sequence[Offer]) -> int:
+        """Claim one after the other, each once the one before is no danger any more. Returns how many."""
         suspected = [(offer, priority) for offer in offered for priority in offer.suspects]
         now = time.monotonic()
         if not suspected:
             self._due = now + self._patience
-        elif now >= self._due:
+            return 0
+        if now >= self._due:
             # It was never idle: let it finish what it has, and take nothing new meanwhile.
             await self._until(lambda: not self._runner.executions)
-            self._due = now + self._patience
-        for offer, priority in suspected:
-            if self._runner.executions or self._stopped():
+            self._due = time.monotonic() + self._patience
+        ran, ends = 0, time.monotonic() + TURN_SECONDS
+        # What is still here after that has progressed: another crash is the first one for it.
+        while (ran or not self._runner.executions) and time.monotonic() < ends:
+            if not await self._claim_any(suspected):
                 break
-            if await self._claim(offer, priority):
-                await self._until(self._runner.safe)
-                return 1
-        return 0
+            await self._until(self._runner.safe)
+            ran += 1
+        return ran
+
+    async def _claim_any(self, suspected: Sequence[tuple[Offer, int | None]]) -> bool:
+        for offer, priority in suspected:
+            if not self._stopped() and await self._claim(offer, priority):
+                return True
+        return False
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         """Claim nothing until something is true of the runner."""

@@ -159,13 +159,14 @@ w AS (
       FROM x WHERE w.id = x.id
     RETURNING w.id, w.queue, w.name, w.status, extract(epoch FROM everstep.clock() - w.created_at)::float8 AS seconds),
 -- A park with a generation hands the workflow over to it: claimable at once, by whatever version is current.
+-- Whoever gets as far as parking crashes nobody: its crashes are forgotten.
 y AS (
     UPDATE everstep.run r SET state = CASE WHEN fp.generation > 0 THEN 1 ELSE 3 END, worker_id = NULL, slot = NULL,
            epoch = r.epoch + 1, wake_at = fp.wake_at, wait_key = fp.wait_key,
            generation = CASE WHEN fp.generation > 0 THEN fp.generation ELSE r.generation END,
            version = CASE WHEN fp.generation > 0 THEN NULL ELSE r.version END,
            ready_at = CASE WHEN fp.generation > 0 THEN everstep.clock() ELSE r.ready_at END,
-           crashes = CASE WHEN fp.generation > 0 THEN 0 ELSE r.crashes END,
+           crashes = 0,
            progress = CASE WHEN fp.generation > 0 THEN 0 ELSE r.progress END
       FROM fp WHERE r.id = fp.id AND fp.mine IS NOT NULL AND NOT fp.cancel
        AND (fp.signals < 0 OR fp.signals = fp.now_signals) RETURNING r.id),
