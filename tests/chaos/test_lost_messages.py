@@ -18,8 +18,8 @@ from support.server import Server
 from everstep import Settings, Worker
 from everstep.store.fsck import fsck
 
-AT_ONCE = 6
-MOST = {"everstep worker": 30, "everstep metrics": 6, "everstep heartbeat": 4}
+AT_ONCE = 10
+MOST = {"everstep worker": 18, "everstep metrics": 2, "everstep heartbeat": 2}
 """Loops ask again and again: so many requests of theirs are lost, each in a run of its own."""
 
 

@@ -141,7 +141,7 @@ async def _from_outside(number: int) -> Any:
 
 
 async def _plain_child(number: int) -> Any:
-    return (await plain_child(number))[1:]
+    return (await everstep.run(plain_child, number))[1:]
 
 
 async def _failing_child(number: int) -> Any:
@@ -166,7 +166,9 @@ async def _stream(number: int) -> Any:
 
 
 async def _children_at_once(number: int) -> Any:
-    results = await asyncio.gather(child(number), plain_child(number), everstep.sleep(0.2))
+    results = await asyncio.gather(
+        child(number), everstep.run(plain_child, number), everstep.sleep(0.2)
+    )
     return [result[1:] for result in results[:2]]
 
 
