@@ -163,3 +163,22 @@ async def test_a_workflow_that_begins_anew_takes_its_messages_and_writes_its_str
     handle = await client.start(work, id="w", on_existing="restart")
     assert await handle.result(10) == "again"
     assert [value async for value in client.read_stream("w", "s")] == [2]
+
+
+async def test_a_look_at_all_that_wait_is_rarer_the_longer_it_takes(
+    app: App, worker: StartWorker, sql: Sql, database: str
+) -> None:
+    looks = (
+        "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%wait_key%' "
+        "AND clock_timestamp() - query_start > interval '0.3 seconds'"
+    )
+    next_in = (
+        "SELECT extract(epoch FROM next_at - everstep.clock())::float8 "
+        "FROM everstep.ticket WHERE task = 'forgotten'"
+    )
+    with psycopg.connect(database) as other:
+        other.execute("LOCK TABLE everstep.event IN ACCESS EXCLUSIVE MODE")
+        await worker(lease_ttl=1.5)
+        await eventually(lambda: sql(looks))
+    # What took 0.3 seconds has a pause of 9 behind it, where a sweep is due each half second.
+    await eventually(lambda: sql.one(next_in) > 6)

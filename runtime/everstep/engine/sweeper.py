@@ -27,6 +27,9 @@ log = logging.getLogger("everstep")
 TIMER_SECONDS = 0.4
 """How often a worker looks for timers that are due; a sleep is late by at most about this much."""
 
+RARER_THAN_LONG = 30
+"""A look at all that wait is followed by a pause of so many times its length."""
+
 
 class Suspicion:
     """Leases of other workers, and since when, by this process's clock, each has stood unchanged."""
@@ -74,6 +77,7 @@ class Sweeper:
         self._every = ttl / 3
         self._suspicion = Suspicion(ttl / 2)
         self._max_crashes = max_crashes
+        self._looking = 0.0
         self.interval = min(1.0, ttl / 6)
         self.wake = asyncio.Event()
 
@@ -101,10 +105,20 @@ class Sweeper:
             log.error(
                 "gave up %d workflows that crashed more than %d times", buried, self._max_crashes
             )
-        if forgotten := await self._messages.wake_forgotten(connection):
+        await self._wake_forgotten(connection)
+        await self._workers.forget_workers(connection)
+
+    async def _wake_forgotten(self, connection: Connection) -> None:
+        # It reads all that wait: 0.4 s for 100,000. So the more there are the rarer it is, and never a burden.
+        pause = max(self._every / 2, self._looking * RARER_THAN_LONG)
+        if not await self._workers.take_ticket(connection, "forgotten", pause):
+            return
+        began = time.monotonic()
+        forgotten = await self._messages.wake_forgotten(connection)
+        self._looking = time.monotonic() - began
+        if forgotten:
             log.info("woke %d workflows whose waker had died", forgotten)
             self._announce()
-        await self._workers.forget_workers(connection)
 
 
 class Timers:
