@@ -5,42 +5,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
-from everstep.database import Database
-from everstep.decorators import (
-    AsyncAlchemy,
-    PlainAlchemy,
-    ScheduleDecorator,
-    StepDecorator,
-    TransactionDecorator,
-    WorkflowDecorator,
-)
-from everstep.definitions import (
-    DEFAULT_QUEUE,
-    AsyncWorkflow,
-    PlainStep,
-    PlainWorkflow,
-    Step,
-    Workflow,
-)
+from everstep.app_steps import Steps, chosen_name
+from everstep.decorators import ScheduleDecorator, WorkflowDecorator
+from everstep.definitions import DEFAULT_QUEUE, AsyncWorkflow, PlainWorkflow, Workflow
 from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.queues import Queue, Rate, queue_name
-from everstep.retry import Retry
 from everstep.schedules import CatchUp, Overlap, Schedule, make_schedule
-from everstep.store.places import Isolation
-from everstep.store.sessions import AsyncTx, Tx
-from everstep.transactional import PlainTransaction, Transaction
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Async = Callable[P, Coroutine[Any, Any, R]]
 
 MAX_PAYLOAD = 1_048_576
 """Default limit of one payload in bytes."""
 
 
-class App:
+class App(Steps):
     """Workflows and steps by name. Several apps in one process do not know of each other.
 
     `name` appears in logs and metrics. `max_payload` is the limit of one input, result or step result in
@@ -54,13 +35,13 @@ class App:
             raise UsageError(
                 f"max_payload is between 1 and {64 * 1_048_576} bytes, not {max_payload}"
             )
-        self.name = name
+        super().__init__(name)
         self.max_payload = max_payload
         self.workflows: dict[str, Workflow[Any, Any]] = {}
         self.schedules: dict[str, Schedule] = {}
         self.declared_queues: dict[str, Queue] = {}
-        self.databases: dict[str, Database] = {}
-        self._steps: dict[str, Any] = {}
+        self.workers: set[object] = set()
+        """Those running in this process. While there is one, no workflow, schedule or queue is added."""
 
     @overload
     def workflow(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncWorkflow[P, R]: ...  # type: ignore[overload-overlap]
@@ -81,7 +62,8 @@ class App:
         """Register a workflow function. `name` defaults to the function's qualified name."""
 
         def register(function: Callable[..., Any]) -> Workflow[Any, Any]:
-            chosen = _checked_name(name or function.__qualname__, "workflow")
+            chosen = chosen_name(name or function.__qualname__, "workflow")
+            self._still_open("workflow", chosen)
             kind = AsyncWorkflow if inspect.iscoroutinefunction(function) else PlainWorkflow
             made: Workflow[Any, Any] = kind(function, name=chosen, queue=queue_name(queue))
             if chosen in self.workflows and self.workflows[chosen].function is not function:
@@ -90,113 +72,6 @@ class App:
                 )
             self.workflows[chosen] = made
             return made
-
-        return register if function is None else register(function)
-
-    @overload
-    def step(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...  # type: ignore[overload-overlap]
-    @overload
-    def step(self, function: Callable[P, R], /) -> PlainStep[P, R]: ...
-    @overload
-    def step(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        retry: Retry | None = None,
-        timeout: timedelta | None = None,
-        at_most_once: bool = False,
-    ) -> StepDecorator: ...
-    def step(
-        self,
-        function: Any = None,
-        /,
-        *,
-        name: str | None = None,
-        retry: Retry | None = None,
-        timeout: timedelta | None = None,
-        at_most_once: bool = False,
-    ) -> Any:
-        """Register a step. Without `retry` it is tried once; `timeout` limits each attempt of an async step.
-
-        `at_most_once`: a mark is made durable before the step begins, and if its worker dies in the middle it is
-        not run again: StepInterruptedError is raised instead.
-        """
-
-        def register(function: Callable[..., Any]) -> Any:
-            chosen = _checked_name(name or function.__qualname__, "step")
-            if chosen in self._steps and self._steps[chosen].function is not function:
-                raise UsageError(
-                    f"app {self.name} has a step named {chosen} already: give one a name="
-                )
-            kind = Step if inspect.iscoroutinefunction(function) else PlainStep
-            self._steps[chosen] = kind(
-                function, name=chosen, retry=retry, timeout=timeout, at_most_once=at_most_once
-            )
-            return self._steps[chosen]
-
-        return register if function is None else register(function)
-
-    @overload
-    def transaction(
-        self, function: Callable[Concatenate[AsyncTx, P], Coroutine[Any, Any, R]], /
-    ) -> Transaction[P, R]: ...
-    @overload
-    def transaction(
-        self, function: Callable[Concatenate[AsyncAlchemy, P], Coroutine[Any, Any, R]], /
-    ) -> Transaction[P, R]: ...
-    @overload
-    def transaction(
-        self, function: Callable[Concatenate[Tx, P], R], /
-    ) -> PlainTransaction[P, R]: ...
-    @overload
-    def transaction(
-        self, function: Callable[Concatenate[PlainAlchemy, P], R], /
-    ) -> PlainTransaction[P, R]: ...
-    @overload
-    def transaction(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        retry: Retry | None = None,
-        isolation: Isolation = Isolation.READ_COMMITTED,
-        database: Database | None = None,
-    ) -> TransactionDecorator: ...
-    def transaction(
-        self,
-        function: Any = None,
-        /,
-        *,
-        name: str | None = None,
-        retry: Retry | None = None,
-        isolation: Isolation = Isolation.READ_COMMITTED,
-        database: Database | None = None,
-    ) -> Any:
-        """Register a transactional step: its SQL and the record of its outcome commit together, so exactly once.
-
-        The function's first parameter is a connection in a transaction, which everstep commits; callers leave
-        it away. It is a psycopg connection, or what its annotation says: AsyncSession, AsyncConnection, Session
-        or Connection of SQLAlchemy. `database`: another one than the engine's. Serialization failures, deadlocks
-        and lost connections are tried again by themselves; `retry` is for errors of the function's own.
-        """
-
-        def register(function: Callable[..., Any]) -> Any:
-            chosen = _checked_name(name or function.__qualname__, "transaction")
-            if chosen in self._steps and self._steps[chosen].function is not function:
-                raise UsageError(
-                    f"app {self.name} has a step named {chosen} already: give one a name="
-                )
-            if (
-                database is not None
-                and self.databases.setdefault(database.name, database) != database
-            ):
-                raise UsageError(f"app {self.name} has two databases named {database.name}")
-            kind = Transaction if inspect.iscoroutinefunction(function) else PlainTransaction
-            self._steps[chosen] = kind(
-                function, name=chosen, retry=retry, isolation=isolation, database=database
-            )
-            return self._steps[chosen]
 
         return register if function is None else register(function)
 
@@ -224,6 +99,7 @@ class App:
                 function if isinstance(function, Workflow) else self.workflow(function)
             )
             chosen = name or workflow.name
+            self._still_open("schedule", chosen)
             if chosen in self.schedules:
                 raise UsageError(
                     f"app {self.name} has a schedule named {chosen} already: give one a name="
@@ -256,6 +132,7 @@ class App:
         What is not given is not limited. An operator may change it all while it runs (`everstep queue set`); that
         holds until the declaration changes. The fields are explained at `Queue`.
         """
+        self._still_open("queue", name)
         queue = Queue(
             name=name,
             worker_concurrency=worker_concurrency,
@@ -282,10 +159,7 @@ class App:
         """Resolve every annotation now, so that a mistake shows at start and not at the first call."""
         for workflow in self.workflows.values():
             _ = workflow.arguments, workflow.result
-        for step in self._steps.values():
-            _ = step.result
-            if isinstance(step, (Transaction, PlainTransaction)):
-                _ = step.form
+        self.check_steps()
         for schedule in self.schedules.values():
             schedule.check()
 
@@ -295,8 +169,9 @@ class App:
         of_schedules = (schedule.queue for schedule in self.schedules.values())
         return sorted({DEFAULT_QUEUE, *of_schedules, *own})
 
-
-def _checked_name(name: str, what: str) -> str:
-    if not name or len(name.encode()) > 200 or not name.isprintable():
-        raise UsageError(f"a {what} has a printable name of 1 to 200 bytes, not {name!r}")
-    return name
+    def _still_open(self, what: str, name: str) -> None:
+        if self.workers:
+            raise UsageError(
+                f"{what} {name} comes too late: a worker of app {self.name} runs already and would not know of it. "
+                f"Register it before the worker starts."
+            )

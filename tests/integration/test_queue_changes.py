@@ -138,18 +138,16 @@ async def test_a_queue_limited_between_look_and_claim_is_not_claimed_from_withou
 async def test_a_paused_queue_is_not_claimed_from_until_it_goes_on(
     app, gated, gate, client, worker, cli
 ):
+    @app.workflow(queue="other")
+    async def other() -> str:
+        return "done"
+
     gate.set()
     one = await worker()
     await (await client.start(gated, 0)).result(timeout=10)
     assert await cli("queue", "pause", "q") == "queue q rests\n"
     here, elsewhere = await one.client.start(gated, 1), await client.start(gated, 2)
-
-    @app.workflow(queue="other")
-    async def other() -> str:
-        return "done"
-
-    fresh = await worker()  # that knows the other queue
-    assert await (await fresh.client.start(other)).result(timeout=10) == "done"
+    assert await (await client.start(other)).result(timeout=10) == "done"
     assert [(await client.get(h.id)).status for h in (here, elsewhere)] == ["queued", "queued"]
     assert await cli("queue", "resume", "q") == "queue q goes on\n"
     for handle in (here, elsewhere):

@@ -92,6 +92,7 @@ class Worker:
         if self.settings.listen:
             ear = Ear(self.settings.url, self.settings.schema, {Channel.READY: self._hint})
             self._side_tasks.append(asyncio.create_task(ear.run()))
+        self.app.workers.add(self)
         await self._begin()
         self._keeper = asyncio.create_task(self._keep())
 
@@ -112,6 +113,7 @@ class Worker:
         if self.tenure is not None:
             await (self.tenure.abandon() if self.tenure.lost.is_set() else self.tenure.drain())
             await self._notifier.flush({Channel.READY})
+        self.app.workers.discard(self)
         for task in self._side_tasks:
             task.cancel()
         await asyncio.gather(*self._side_tasks, return_exceptions=True)

@@ -1,13 +1,15 @@
-"""Starts by a worker's own client: begun in the statement that starts them, within the worker's bounds."""
+"""A worker and its own process: what it begins at once within its bounds, and what came too late for it."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import psycopg
 import pytest
 from support.waiting import eventually
 
+from everstep import UsageError
 from everstep.engine import claimer
 
 
@@ -70,3 +72,32 @@ async def test_a_start_in_a_transaction_is_hinted_without_knowing_when_that_comm
     async with await psycopg.AsyncConnection.connect(database) as connection:
         handle = await starter.start(flow, connection=connection)
     assert await handle.result(10) == 1
+
+
+async def test_what_comes_too_late_for_a_worker_is_refused_and_steps_are_not(app, worker, client):
+    @app.workflow
+    async def early() -> int:
+        return await late_step()
+
+    one = await worker()
+    for register in (
+        lambda: app.workflow(name="late")(lambda: None),
+        lambda: app.schedule(every=timedelta(hours=1))(early),
+        lambda: app.queue("late"),
+    ):
+        with pytest.raises(UsageError, match="Register it before the worker starts"):
+            register()
+
+    @app.step
+    async def late_step() -> int:
+        return 7
+
+    assert await (await client.start(early)).result(10) == 7
+    await one.stop()
+
+    @app.workflow
+    async def late() -> int:
+        return 8
+
+    await worker()
+    assert await (await client.start(late)).result(10) == 8
