@@ -58,6 +58,72 @@ async def an_old_epoch_parks_nothing(url: str, rewrite: Rewrite) -> None:
         assert await one.execute("SELECT state FROM everstep.run") == 2
 
 
+async def an_old_epoch_begins_no_generation(url: str, rewrite: Rewrite) -> None:
+    async with two_workers(url, rewrite) as (one, _):
+        (old,) = await one.claim()
+        await one.release()
+        await one.claim()
+        assert (await one.hand_over("w", old.epoch)).leftovers == ["w"]
+        assert await one.execute("SELECT generation FROM everstep.run WHERE state = 2") == 0
+        assert await one.execute("SELECT count(*) FROM everstep.checkpoint") == 0
+
+
+async def a_cancelled_workflow_begins_no_generation(url: str, rewrite: Rewrite) -> None:
+    """It stays with its owner, who ends it, and nothing says that it went on."""
+    async with two_workers(url, rewrite) as (one, _):
+        (claimed,) = await one.claim()
+        await one.execute("UPDATE everstep.run SET cancel = true")
+        reply = await one.hand_over("w", claimed.epoch)
+        assert (reply.cancels, reply.leftovers) == (["w"], [])
+        assert await one.execute("SELECT generation FROM everstep.run WHERE state = 2") == 0
+        assert await one.execute("SELECT count(*) FROM everstep.checkpoint") == 0
+
+
+async def a_generation_knows_its_own_log_only(url: str, rewrite: Rewrite) -> None:
+    async with two_workers(url, rewrite) as (one, _):
+        for generation in range(1, 12):
+            (claimed,) = await one.claim()
+            await one.record("w", claimed.epoch, seq=generation)
+            await one.hand_over("w", claimed.epoch, generation)
+            assert await one.log("w") == [(f"~{generation}", 1)]
+        await one.execute("UPDATE everstep.run SET generation = 1")
+        assert await one.log("w") == [("~1", 1)]
+        assert await one.log("gone") is None
+
+
+async def a_generation_belongs_to_no_version_and_starts_without_crashes(
+    url: str, rewrite: Rewrite
+) -> None:
+    async with two_workers(url, rewrite) as (one, two):
+        (claimed,) = await one.claim()
+        await one.execute("UPDATE everstep.run SET crashes = 2, progress = 7, slot = 1")
+        assert (await one.hand_over("w", claimed.epoch)).leftovers == []
+        found = await one.execute(
+            "SELECT ARRAY[version, slot::text, worker_id::text, crashes::text, progress::text, state::text] "
+            "FROM everstep.run"
+        )
+        assert found == [None, None, None, "0", "0", "1"]
+        (again,) = await two.claim()
+        assert again.epoch == claimed.epoch + 2
+
+
+async def progress_is_that_of_the_generation(url: str, rewrite: Rewrite) -> None:
+    """A workflow that only crashes since it continued is no better for what it did before."""
+    async with two_workers(url, rewrite) as (one, two):
+        (claimed,) = await one.claim()
+        for seq in range(1, 6):
+            await one.record("w", claimed.epoch, seq=seq)
+        await one.hand_over("w", claimed.epoch)
+        crashes = []
+        for _ in range(3):
+            await one.execute("UPDATE everstep.worker SET state = 1 WHERE id = %s", one.me)
+            await one.claim()
+            await one.execute("UPDATE everstep.worker SET state = 3 WHERE id = %s", one.me)
+            await two.rescue()
+            crashes.append(await one.execute("SELECT ARRAY[crashes, progress] FROM everstep.run"))
+        assert crashes == [[1, 1], [2, 1], [3, 1]]
+
+
 async def a_checkpoint_is_never_overwritten(url: str, rewrite: Rewrite) -> None:
     """Not even by its owner: the first outcome stands."""
     async with two_workers(url, rewrite) as (one, _):
@@ -156,6 +222,11 @@ CHECKS: list[Check] = [
     another_worker_at_the_same_epoch_records_nothing,
     an_old_epoch_finishes_nothing,
     an_old_epoch_parks_nothing,
+    an_old_epoch_begins_no_generation,
+    a_cancelled_workflow_begins_no_generation,
+    a_generation_knows_its_own_log_only,
+    a_generation_belongs_to_no_version_and_starts_without_crashes,
+    progress_is_that_of_the_generation,
     a_checkpoint_is_never_overwritten,
     a_workflow_that_finished_is_gone_from_the_hot_table,
     what_a_dead_worker_held_is_rescued_whenever_it_died,
@@ -192,6 +263,48 @@ MUTANTS: dict[str, tuple[str, str, str, Check]] = {
         r"ON p\.id = f\.id AND p\.epoch = f\.epoch",
         "ON p.id = f.id",
         an_old_epoch_parks_nothing,
+    ),
+    "continues without the fence": (
+        "commit",
+        r"ON p\.id = f\.id AND p\.epoch = f\.epoch",
+        "ON p.id = f.id",
+        an_old_epoch_begins_no_generation,
+    ),
+    "continues though cancelled": (
+        "commit",
+        r"AND NOT fp\.cancel\b",
+        "",
+        a_cancelled_workflow_begins_no_generation,
+    ),
+    "says it continued though cancelled": (
+        "commit",
+        r"AND NOT \(kind = 14 AND cancel\)",
+        "",
+        a_cancelled_workflow_begins_no_generation,
+    ),
+    "loads what came before": (
+        "load",
+        r"AND c\.branch >= everstep\.branches_from\(r\.generation\)",
+        "",
+        a_generation_knows_its_own_log_only,
+    ),
+    "loads what comes after": (
+        "load",
+        r"AND c\.branch < everstep\.branches_to\(r\.generation\)",
+        "",
+        a_generation_knows_its_own_log_only,
+    ),
+    "stays with its version": (
+        "commit",
+        r"CASE WHEN fp\.generation > 0 THEN NULL ELSE r\.version END",
+        "r.version",
+        a_generation_belongs_to_no_version_and_starts_without_crashes,
+    ),
+    "progress of another generation": (
+        "rescue",
+        r"AND k\.branch >= everstep\.branches_from\(c\.generation\)",
+        "",
+        progress_is_that_of_the_generation,
     ),
     "epoch only": (
         "commit",

@@ -33,6 +33,15 @@ async def three_steps(number: int) -> list[str]:
     return [await effect(number), await effect(number), await effect(number)]
 
 
+@app.workflow
+async def endless(left: int, tokens: list[str]) -> list[str]:
+    """One effect in each generation; what it left in the world is handed on."""
+    tokens = [*tokens, await effect(left)]
+    if left > 1:
+        everstep.continue_as_new(left - 1, tokens)
+    return tokens
+
+
 @app.step
 async def poison() -> None:
     ledger.write(everstep.step_context().idempotency_key, "poison")
