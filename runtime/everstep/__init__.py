@@ -4,6 +4,7 @@ from everstep.app import App
 from everstep.client import Client
 from everstep.context import StepContext, step_context, workflow_id
 from everstep.database import Database
+from everstep.debounce import Debounce
 from everstep.definitions import AsyncWorkflow, PlainStep, PlainWorkflow, Step, Workflow
 from everstep.durable import ChildHandle, run, sleep, sleep_until, start
 from everstep.endless import continue_as_new
@@ -47,6 +48,7 @@ __all__ = [
     "Connection",
     "Database",
     "DatabaseUnreachableError",
+    "Debounce",
     "EverstepError",
     "Filter",
     "Handle",

@@ -9,7 +9,7 @@ import msgspec
 
 from everstep.codec import Payload
 from everstep.context import Branch, Execution
-from everstep.errors import DEADLINE_EXCEEDED, Failure, UnknownWorkflowError
+from everstep.errors import DEADLINE_EXCEEDED, Failure, UnknownWorkflowError, UsageError
 from everstep.handle import value_of
 from everstep.startable import StartOptions, make_start
 from everstep.store.models import Checkpoint, CheckpointKind, Ending, Outcome, Seen
@@ -29,6 +29,11 @@ def start_child(
 ) -> Coroutine[Any, Any, str]:
     """Start a child in the background: its rows and the parent's checkpoint are one statement. Gives its id."""
     execution = branch.execution
+    if options.get("debounce") is not None:
+        raise UsageError(
+            "debounce= may change a workflow that somebody else started, so it is no start of a child: "
+            "call client.start(…, debounce=…) in a step"
+        )
     body = workflow.arguments.encode(args, kwargs, execution.max_payload)
     return _start_child(execution, branch.next_position(), workflow, body, options)
 

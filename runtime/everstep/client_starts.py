@@ -15,12 +15,14 @@ from everstep.context import current_branch
 from everstep.definitions import DEFAULT_QUEUE, Workflow
 from everstep.errors import (
     DuplicateWorkflowError,
+    PayloadError,
     UsageError,
     WorkflowExistsError,
 )
 from everstep.handle import Handle
 from everstep.startable import StartOptions, Takes0, Takes1, Takes2, Takes3, Takes4, make_start
 from everstep.starter import difference
+from everstep.store.connection import RowRejected
 from everstep.store.hints import Channel
 from everstep.store.models import Start
 
@@ -91,6 +93,8 @@ class ClientStarts(ClientBase):
     async def _start(
         self, start: Start, payload: Payload[Any], options: StartOptions
     ) -> Handle[Any]:
+        if start.debounce is not None:
+            return await self._start_debounced(start, payload, options.get("connection"))
         try:
             if (connection := options.get("connection")) is not None:
                 created = await self._start_within(connection, start)
@@ -103,6 +107,21 @@ class ClientStarts(ClientBase):
         if not created:
             await self._meet_existing(start, options.get("on_existing", "return"))
         return self._handle_of(start.id, payload, created=created)
+
+    async def _start_debounced(
+        self, start: Start, payload: Payload[Any], connection: Any
+    ) -> Handle[Any]:
+        # Repeated after a lost reply, an input replaces itself, or begins another one if it has run meanwhile.
+        if connection is not None:
+            id_, created = await self._workflows.debounce_within(connection, start)
+            return self._handle_of(id_, payload, created=created)
+        try:
+            id_, created = await self._ask_link.retry(
+                lambda c: self._workflows.start_debounced(c, start)
+            )
+        except RowRejected as error:
+            raise PayloadError(f"workflow {start.name}: the database refuses it: {error}") from None
+        return self._handle_of(id_, payload, created=created)
 
     async def _start_within(self, connection: Any, start: Start) -> bool:
         """Start in the caller's transaction. When that commits is not known here, so the hint is a guess."""

@@ -11,10 +11,12 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 from everstep.codec import JSON, encode_plain
+from everstep.debounce import Debounce
 from everstep.errors import PayloadError, UsageError
 from everstep.ids import new_id
 from everstep.queues import Queue, queue_name
-from everstep.store.models import Start
+from everstep.store.models import Debounced, Start
+from everstep.texts import storable
 
 A_contra = TypeVar("A_contra", contravariant=True)
 B_contra = TypeVar("B_contra", contravariant=True)
@@ -24,6 +26,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 _LONGEST_SECONDS = 100 * 366 * 86_400
 _MAX_ATTRIBUTES = 65_536
+_NOT_DEBOUNCED = ("id", "dedup", "delay", "run_at", "on_existing", "on_duplicate")
 _NUL = re.compile(rb"(?<!\\)(\\\\)*\\u0000")
 
 
@@ -41,6 +44,8 @@ class StartOptions(TypedDict, total=False):
     "reject" (DuplicateWorkflowError, the default) or "return" (a handle of the first).
     `on_existing`: what the id of an earlier workflow with the same name and input gives: "return" (its handle,
     the default), "reject" (WorkflowExistsError), or "restart" (the same, but begun anew if it failed).
+    `debounce`: a start with the same key, while this one waits to begin, replaces its input; not with `id`, `dedup`,
+    `delay`, `run_at` or `on_existing`.
     `connection`: a psycopg or SQLAlchemy connection in a transaction; the workflow exists if that commits.
     """
 
@@ -57,6 +62,7 @@ class StartOptions(TypedDict, total=False):
     dedup: str | None
     on_duplicate: Literal["reject", "return"]
     on_existing: Literal["return", "reject", "restart"]
+    debounce: Debounce | None
     connection: Any
 
 
@@ -112,7 +118,24 @@ def make_start(name: str, body: bytes, queue: str, options: StartOptions) -> Sta
         dedup=options.get("dedup"),
         version=options.get("version"),
         partition=_checked_partition(options.get("partition")),
+        debounce=_checked_debounce(options),
     )
+
+
+def _checked_debounce(options: StartOptions) -> Debounced | None:
+    debounce = options.get("debounce")
+    if debounce is None:
+        return None
+    if not isinstance(debounce, Debounce):
+        raise UsageError(f"debounce= takes everstep.Debounce(key, window=…), not {debounce!r}")
+    if others := sorted(
+        option for option in _NOT_DEBOUNCED if options.get(option) not in (None, 0)
+    ):
+        raise UsageError(
+            f"debounce= decides when the workflow begins and which one it is, so {', '.join(others)} cannot be given "
+            f"with it. For at most one open workflow with a key, whatever comes meanwhile, use dedup= alone"
+        )
+    return debounce.checked()
 
 
 def _checked_instant(instant: datetime | None, what: str) -> datetime | None:
@@ -131,7 +154,7 @@ def _checked_id(workflow_id: str) -> str:
     size = len(workflow_id.encode("utf-8", "replace"))
     if not 1 <= size <= 512:
         raise UsageError(f"a workflow id has 1 to 512 bytes, not {size}")
-    if not _storable(workflow_id):
+    if not storable(workflow_id):
         raise UsageError(
             f"a workflow id holds no NUL character and no lone surrogate: {workflow_id!r}"
         )
@@ -141,7 +164,7 @@ def _checked_id(workflow_id: str) -> str:
 def _checked_partition(partition: str | None) -> str | None:
     if partition is None:
         return None
-    if not partition or not _storable(partition) or len(partition.encode()) > 200:
+    if not partition or not storable(partition) or len(partition.encode()) > 200:
         raise UsageError(f"a partition is a text of 1 to 200 bytes, not {partition!r}")
     return partition
 
@@ -156,15 +179,6 @@ def _checked_attributes(attributes: dict[str, Any] | None) -> dict[str, Any] | N
     if _NUL.search(body):
         raise PayloadError("attributes of a workflow hold a NUL character, which jsonb cannot")
     return attributes
-
-
-def _storable(text: str) -> bool:
-    """Whether a text column takes it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
 
 
 def _checked_priority(priority: int) -> int:

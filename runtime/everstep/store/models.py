@@ -59,6 +59,15 @@ class Ending(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Debounced:
+    """A start that a later one with the same key replaces: how long to wait for one, and at most; in seconds."""
+
+    key: str
+    window: float
+    max_wait: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """A workflow to be started. `delay` in seconds; `input` encoded with `codec`."""
 
@@ -76,6 +85,7 @@ class Start:
     dedup: str | None = None
     version: str | None = None
     partition: str | None = None
+    debounce: Debounced | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,17 +81,22 @@ class Workflows:
 
     async def start_within(self, connection: Any, start: Start) -> Started:
         """Start one workflow in the caller's own transaction, on a connection of theirs (psycopg, SQLAlchemy)."""
-        driver = await driver_connection(connection)
         arguments = _start_arguments([start], None)
-        if isinstance(driver, psycopg.AsyncConnection):
-            async with driver.cursor(row_factory=namedtuple_row) as cursor:
-                arrays.register(cursor)
-                await cursor.execute(self._sql["start"], arguments)
-                return _started(await cursor.fetchone())
-        with driver.cursor(row_factory=namedtuple_row) as plain:
-            arrays.register(plain)
-            plain.execute(self._sql["start"], arguments)
-            return _started(plain.fetchone())
+        return _started(await _row_within(connection, self._sql["start"], arguments))
+
+    async def start_debounced(self, connection: Connection, start: Start) -> tuple[str, bool]:
+        """Start a workflow, or give one that waits this input. Returns its id, and whether it is new."""
+        arguments = _debounced_arguments(start)
+        cursor = await connection.execute(self._sql["start_debounced"], arguments)
+        row = await cursor.fetchone()
+        assert row is not None
+        return row.id, row.created
+
+    async def debounce_within(self, connection: Any, start: Start) -> tuple[str, bool]:
+        """The same in the caller's own transaction."""
+        arguments = _debounced_arguments(start)
+        row = await _row_within(connection, self._sql["start_debounced"], arguments)
+        return row.id, row.created
 
     async def inputs(
         self, connection: Connection, ids: Sequence[str]
@@ -204,6 +209,40 @@ def _start_arguments(starts: Sequence[Start], eager: Eager | None) -> dict[str, 
         "known": list(eager.names) if eager else [],
         "listened": list(eager.queues) if eager else [],
     }
+
+
+def _debounced_arguments(start: Start) -> dict[str, object]:
+    assert start.debounce is not None
+    return {
+        "id": start.id,
+        "name": start.name,
+        "key": start.debounce.key,
+        "window": start.debounce.window,
+        "max_wait": start.debounce.max_wait,
+        "input": start.input,
+        "codec": start.codec,
+        "queue": start.queue,
+        "partition": start.partition,
+        "priority": start.priority,
+        "version": start.version,
+        "deadline": start.deadline,
+        "timeout": start.timeout,
+        "attributes": None if start.attributes is None else json.dumps(start.attributes),
+    }
+
+
+async def _row_within(connection: Any, sql: bytes, arguments: dict[str, object]) -> Any:
+    """The one row of a statement on a connection of the caller's."""
+    driver = await driver_connection(connection)
+    if isinstance(driver, psycopg.AsyncConnection):
+        async with driver.cursor(row_factory=namedtuple_row) as cursor:
+            arrays.register(cursor)
+            await cursor.execute(sql, arguments)
+            return await cursor.fetchone()
+    with driver.cursor(row_factory=namedtuple_row) as plain:
+        arrays.register(plain)
+        plain.execute(sql, arguments)
+        return plain.fetchone()
 
 
 def _started(row: Any) -> Started:

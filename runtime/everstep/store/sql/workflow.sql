@@ -52,6 +52,14 @@ SELECT ARRAY(SELECT b.id FROM b LEFT JOIN w ON w.id = b.id WHERE w.id IS NULL
        ARRAY(SELECT k.holder FROM k ORDER BY k.id) AS holders,
        ARRAY(SELECT r.id FROM r WHERE r.state = 2) AS claimed;
 
+-- name: start_debounced
+-- One start, or another input for one that waits. Multi-statement on the server: it decides under the run's lock.
+SELECT id, created FROM everstep.start_debounced(
+    %(id)s::text, %(name)s::text, %(key)s::text, %(window)s::float8, %(max_wait)s::float8, %(input)s::bytea,
+    %(codec)s::smallint, %(queue)s::text, %(partition)s::text, %(priority)s::smallint, %(version)s::text,
+    least(%(deadline)s::timestamptz, everstep.clock() + make_interval(secs => %(timeout)s::float8)),
+    %(attributes)s::jsonb);
+
 -- name: inputs
 -- What the given ids were started with, to tell a repeated start from another one's id.
 SELECT id, name, codec, input FROM everstep.workflow WHERE id = ANY (%(ids)s::text[]);
