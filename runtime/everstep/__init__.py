@@ -34,6 +34,7 @@ from everstep.store.sessions import AsyncTx as Connection
 from everstep.store.sessions import Tx as PlainConnection
 from everstep.store.workflows import Filter
 from everstep.talking import close_stream, get_event, recv, send, set_event, write_stream
+from everstep.timeouts import timeout, wait_for
 from everstep.together import as_completed, wait_first
 from everstep.values import deprecate_patch, now, patched, random, uuid
 
@@ -95,8 +96,10 @@ __all__ = [
     "sleep_until",
     "start",
     "step_context",
+    "timeout",
     "uuid",
     "wait_first",
+    "wait_for",
     "workflow_id",
     "write_stream",
 ]

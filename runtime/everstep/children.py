@@ -12,6 +12,7 @@ from everstep.context import Branch, Execution
 from everstep.errors import DEADLINE_EXCEEDED, Failure, UnknownWorkflowError, UsageError
 from everstep.handle import value_of
 from everstep.startable import StartOptions, make_start
+from everstep.stopping import stoppable
 from everstep.store.models import Checkpoint, CheckpointKind, Ending, Outcome, Seen
 from everstep.talking import Position, plain_row
 from everstep.waiting import wait_for
@@ -82,10 +83,17 @@ async def call_child(
     return await result_in_workflow(execution, positions[1], started, workflow.result)
 
 
-async def result_in_workflow(
+def result_in_workflow(
+    execution: Execution, position: Position, workflow_id: str, payload: Payload[Any]
+) -> Coroutine[Any, Any, Any]:
+    """Another workflow's result, recorded where it was awaited. Raises its error, on every replay the same."""
+    waiting = _result(execution, position, workflow_id, payload)
+    return stoppable(execution, (position, CheckpointKind.RESULT, workflow_id), waiting)
+
+
+async def _result(
     execution: Execution, position: Position, workflow_id: str, payload: Payload[Any]
 ) -> Any:
-    """Another workflow's result, recorded where it was awaited. Raises its error, on every replay the same."""
     row = execution.recorded(position, CheckpointKind.RESULT, workflow_id)
     if row is None:
         # A child of this very workflow has to be there before it can be looked at.

@@ -117,6 +117,7 @@ class Execution:
     signal: ControlSignal | None = None
     broken: Exception | None = None
     over: bool = False
+    overdue: bool = False
     pending: Acknowledgement | None = None
     steps_running: int = 0
     engaged: int = 0
@@ -200,6 +201,10 @@ class Execution:
             raise self.signal
         if self.broken is not None:
             raise self.broken
+        if self.overdue and (branch := current_branch.get()) is not None and branch.overdue:
+            # As far as its log reaches: here the first run was cancelled, because its time was up.
+            branch.overdue.pop()
+            raise asyncio.CancelledError
 
     def interrupt(self, signal: ControlSignal) -> None:
         """Stop the workflow at its next await, and every later step. Called on the event loop.
@@ -232,6 +237,7 @@ class Branch:
     seq: int = 0
     children: int = 0
     crossing: bool = False
+    overdue: list[Any] = field(default_factory=list)
 
     def next_position(self) -> tuple[str, int]:
         self.seq += 1
@@ -243,7 +249,7 @@ class Branch:
         self.execution.moves += 1
         self.execution.branches += 1
         path = f"{self.path}.{self.children}" if self.path else str(self.children)
-        return Branch(self.execution, path)
+        return Branch(self.execution, path, overdue=list(self.overdue))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ the event loop, `perform_in_thread` from a plain workflow's thread: waiting is t
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Generator
@@ -15,9 +16,16 @@ from typing import Any
 
 from everstep.codec import JSON, Payload
 from everstep.context import Execution, StepContext, current_branch, current_step
-from everstep.errors import INTERRUPTED, Failure, PayloadError, StepError, StepInterruptedError
+from everstep.errors import (
+    INTERRUPTED,
+    Failure,
+    PayloadError,
+    StepError,
+    StepInterruptedError,
+)
 from everstep.portal import count, on_loop, record_there
 from everstep.retry import Retry
+from everstep.stopping import STOPPED, be_stopped, stops_itself, was_stopped
 from everstep.store.models import Checkpoint, CheckpointKind
 
 
@@ -51,6 +59,9 @@ Effect = Settle | Attempt | Pause | Record
 Flow = Generator[Effect, Any, Any]
 Call = Callable[[StepContext], Any]
 SETTLE = Settle()
+UNTIL_STOPPED = Pause(math.inf)
+"""Wait to be cancelled, as the first run was."""
+
 _MOST_ATTEMPTS = 32_767  # what the column holds
 
 
@@ -70,15 +81,36 @@ def step_flow(
     """
     row = execution.recorded(position, kind, name)
     if row is not None:
+        if was_stopped(row):
+            yield UNTIL_STOPPED
         return outcome_of(row, payload)
-    yield SETTLE
+    try:
+        yield SETTLE
+        flow = _attempts(execution, position, name, payload, retry, kind=kind, own=records_itself)
+        return (yield from flow)
+    except asyncio.CancelledError:
+        if stops_itself(execution):
+            yield Record(row_at(position, kind, name, 1, time.monotonic(), error=STOPPED.encode()))
+        raise
+
+
+def _attempts(
+    execution: Execution,
+    position: tuple[str, int],
+    name: str,
+    payload: Payload[Any],
+    retry: Retry,
+    *,
+    kind: CheckpointKind,
+    own: bool,
+) -> Flow:
     began = time.monotonic()
     attempt = 1
     while True:
         failure: Exception
         try:
             value = yield Attempt(StepContext(execution.id, *position, name, attempt))
-            if records_itself:
+            if own:
                 return value
             body, value = payload.round_trip(value, execution.max_payload)
         except PayloadError as error:
@@ -135,7 +167,7 @@ async def perform(flow: Flow, execution: Execution, call: Call) -> Any:
                         await _pause(execution, seconds)
                     case Record(row):
                         execution.record(row)
-            except Exception as error:  # noqa: BLE001
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
                 effect = flow.throw(error)
             else:
                 effect = flow.send(result)
@@ -154,6 +186,11 @@ async def _attempt(execution: Execution, step: StepContext, call: Call) -> Any:
             # What a step that was stopped raises on its way out is not its outcome.
             raise execution.signal from None
         raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if stops_itself(execution) and task is not None and not task.cancelling():
+            raise RuntimeError("the step raised CancelledError; nobody had cancelled it") from error
+        raise
     finally:
         execution.steps_running -= 1
         current_step.reset(step_token)
@@ -161,6 +198,8 @@ async def _attempt(execution: Execution, step: StepContext, call: Call) -> Any:
 
 
 async def _pause(execution: Execution, seconds: float) -> None:
+    if seconds == math.inf:
+        await be_stopped(execution)
     # Engaged: a workflow that parked now would try again only when it wakes, and from the first attempt on.
     with execution.engagement():
         await asyncio.sleep(_length(execution, seconds))

@@ -11,6 +11,7 @@ import msgspec
 from everstep.codec import JSON, Payload, encode_plain
 from everstep.context import Branch, Execution, awaiting_branch
 from everstep.errors import Failure, UnknownWorkflowError, UsageError
+from everstep.stopping import stoppable
 from everstep.store.models import Checkpoint, CheckpointKind, Seen
 from everstep.waiting import wait_for
 
@@ -75,7 +76,9 @@ def recv(
     branch = awaiting_branch("everstep.recv()")
     payload: Payload[Any] = Payload(as_type, f"message of topic {topic!r}")
     timer = None if timeout is None else (branch.next_position(), seconds_of(timeout, "a timeout"))
-    return _recv(branch, branch.next_position(), topic, timer, payload)
+    position = branch.next_position()
+    waiting = _recv(branch, position, topic, timer, payload)
+    return stoppable(branch.execution, (position, CheckpointKind.RECEIVE, topic), waiting)
 
 
 async def _recv(
@@ -182,7 +185,9 @@ def get_event(
     """
     branch = awaiting_branch("everstep.get_event()")
     timer = None if timeout is None else (branch.next_position(), seconds_of(timeout, "a timeout"))
-    return _get_event(branch, branch.next_position(), workflow_id, key, timer)
+    position = branch.next_position()
+    waiting = _get_event(branch, position, workflow_id, key, timer)
+    return stoppable(branch.execution, (position, CheckpointKind.EVENT, key), waiting)
 
 
 def event_key(workflow_id: str, key: str) -> str:

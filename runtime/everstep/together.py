@@ -12,6 +12,7 @@ from everstep.context import Branch, awaiting_branch
 from everstep.durable import ChildHandle
 from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.handle import Handle
+from everstep.stopping import stoppable
 from everstep.store.models import CheckpointKind, Seen
 from everstep.talking import Position, plain_row
 from everstep.waiting import wait_for as wait_for_seen
@@ -63,7 +64,9 @@ def wait_first(
     if not handles:
         raise UsageError("wait_first() takes at least one handle")
     branch = awaiting_branch("everstep.wait_first()")
-    return _wait_first(branch, branch.next_position(), handles)
+    position = branch.next_position()
+    waiting = _wait_first(branch, position, handles)
+    return stoppable(branch.execution, (position, CheckpointKind.VALUE, "first"), waiting)
 
 
 async def _wait_first(

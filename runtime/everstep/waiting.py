@@ -37,6 +37,7 @@ async def wait_until(
     execution.waits[position] = Wait(when, None, (key,))
     try:
         while (remaining := execution.recorder.clock.until(when)) > 0:
+            execution.check()
             if remaining <= STAY_SECONDS:
                 await asyncio.sleep(remaining)
             elif await _still(execution):

@@ -8,13 +8,16 @@ worker that dies in between loses no wake-up: the sweep finds waiting workflows 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from everstep.context import Execution
+from everstep.context import Execution, current_branch
 from everstep.errors import Fenced
-from everstep.store.connection import Link
+from everstep.store.connection import Connection, Link
 from everstep.store.messages import Messages
 from everstep.store.models import Seen
+
+T = TypeVar("T")
 
 
 class Lookout:
@@ -28,7 +31,7 @@ class Lookout:
         """Whether another workflow exists, and has finished."""
         return _owned(
             execution,
-            await self._link.retry(lambda c: self._messages.peek_outcome(c, execution.id, target)),
+            await self._ask(lambda c: self._messages.peek_outcome(c, execution.id, target)),
         )
 
     async def message(self, execution: Execution, topic: str) -> Seen:
@@ -36,9 +39,7 @@ class Lookout:
         taken = sorted(execution.taken)
         return _owned(
             execution,
-            await self._link.retry(
-                lambda c: self._messages.peek_message(c, execution.id, topic, taken)
-            ),
+            await self._ask(lambda c: self._messages.peek_message(c, execution.id, topic, taken)),
         )
 
     async def outcome(self, execution: Execution, target: str) -> Seen:
@@ -46,7 +47,7 @@ class Lookout:
         await self._watch(execution, target)
         return _owned(
             execution,
-            await self._link.retry(lambda c: self._messages.peek_outcome(c, execution.id, target)),
+            await self._ask(lambda c: self._messages.peek_outcome(c, execution.id, target)),
         )
 
     async def event(self, execution: Execution, target: str, key: str) -> Seen:
@@ -54,14 +55,20 @@ class Lookout:
         await self._watch(execution, target)
         return _owned(
             execution,
-            await self._link.retry(
-                lambda c: self._messages.peek_event(c, execution.id, target, key)
-            ),
+            await self._ask(lambda c: self._messages.peek_event(c, execution.id, target, key)),
         )
+
+    async def _ask(self, function: Callable[[Connection], Awaitable[T]]) -> T:
+        # A driver's time limits and tasks are the engine's, not the workflow's.
+        token = current_branch.set(None)
+        try:
+            return await self._link.retry(function)
+        finally:
+            current_branch.reset(token)
 
     async def _watch(self, execution: Execution, target: str) -> None:
         if target not in execution.watched:
-            await self._link.retry(lambda c: self._messages.watch(c, target, execution.id))
+            await self._ask(lambda c: self._messages.watch(c, target, execution.id))
             execution.watched.add(target)
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from everstep.adoption import adopt_time_limits
 from everstep.app import App
 from everstep.client import Client
 from everstep.codec import JSON
@@ -74,6 +75,7 @@ class Worker:
         self._notifier = Notifier(self._notify_link, settings.schema)
 
     async def __aenter__(self) -> Self:
+        adopt_time_limits()
         asyncio.get_running_loop().set_task_factory(numbering_task_factory)  # type: ignore[arg-type]
         if self.settings.port is not None:
             self._exporter = Exporter(self.metrics, self.vitals, self.settings.port)
