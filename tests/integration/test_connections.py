@@ -42,8 +42,9 @@ async def test_sessions_terminated_again_and_again_lose_nothing(database, app, w
 
     await worker(concurrency=50)
     starting = asyncio.gather(*[client.start(flow) for _ in range(400)])
-    for _ in range(6):
-        await asyncio.sleep(0.5)
+    recorded = "SELECT count(*) FROM everstep.checkpoint"
+    for times in range(6):
+        await eventually(lambda n=300 * times: sql.one(recorded) >= n, within=60)
         sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND application_name LIKE 'everstep %%'",

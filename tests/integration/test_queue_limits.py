@@ -100,13 +100,14 @@ async def test_a_claim_that_is_not_careful_is_stopped_by_the_unique_index(
 
 async def test_workers_together_keep_a_limit(app, client, worker):
     running = most = 0
+    together = asyncio.Barrier(3)  # nobody goes on before the limit is reached
 
     @app.workflow(queue=app.queue("few", max_running=3))
     async def work(number: int) -> int:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.02)
+        await together.wait()
         running -= 1
         return number
 
@@ -120,13 +121,14 @@ async def test_workers_together_keep_a_limit(app, client, worker):
 
 async def test_a_worker_runs_only_so_many_of_a_queue_at_a_time(app, client, worker):
     running = most = 0
+    together = asyncio.Barrier(2)  # nobody goes on before the limit is reached
 
     @app.workflow(queue=app.queue("heavy", worker_concurrency=2))
     async def work(number: int) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.02)
+        await together.wait()
         running -= 1
 
     one = await worker()
@@ -157,10 +159,11 @@ async def test_a_workflow_that_ends_makes_way_for_the_next_at_once(
 async def test_a_start_in_the_worker_itself_does_not_go_past_a_limit(app, worker, sql):
     """A worker claims in the statement that starts, but not here: it queues."""
     log_starts(sql)
+    together = asyncio.Barrier(2)
 
     @app.workflow(queue=app.queue("few", max_running=2))
     async def work(number: int) -> int:
-        await asyncio.sleep(0.01)
+        await together.wait()
         return number
 
     one = await worker()

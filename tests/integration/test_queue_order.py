@@ -215,10 +215,11 @@ async def test_many_partitions_at_their_limit_do_not_hide_one_that_is_not(databa
 
 async def test_a_busy_queue_does_not_keep_a_worker_from_another(sql, worker):
     app = App("two")
+    go = asyncio.Event()
 
     @app.workflow(queue="bulk")
     async def work() -> None:
-        await asyncio.sleep(0.005)
+        await go.wait()
 
     @app.workflow(queue="quick")
     async def other() -> None: ...
