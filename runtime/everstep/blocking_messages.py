@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from everstep import client as asynchronous
+from everstep.store.models import EventInfo
 
 T = TypeVar("T")
 
@@ -33,9 +34,13 @@ class ClientMessages(ABC):
         """The value a workflow publishes under a name, waiting for it at most `timeout`. Raises TimeoutError."""
         return self._wait(self._async.get_event(workflow_id, key, timeout))
 
-    def read_stream(self, workflow_id: str, key: str) -> Iterator[Any]:
+    def events(self, workflow_id: str) -> Sequence[EventInfo]:
+        """All that a workflow has published so far, by name."""
+        return self._wait(self._async.events(workflow_id))
+
+    def read_stream(self, workflow_id: str, key: str, *, follow: bool = True) -> Iterator[Any]:
         """The values of a workflow's stream, from its beginning, live until it ends."""
-        values = self._async.read_stream(workflow_id, key)
+        values = self._async.read_stream(workflow_id, key, follow=follow)
         with suppress(StopAsyncIteration):
             while True:
                 yield self._wait(_next(values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from everstep.errors import (
     UnknownWorkflowError,
 )
 from everstep.store.hints import Channel
+from everstep.store.models import EventInfo
 
 
 class ClientMessages(ClientBase):
@@ -40,10 +41,12 @@ class ClientMessages(ClientBase):
             raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
         return False
 
-    async def read_stream(self, workflow_id: str, key: str) -> AsyncIterator[Any]:
+    async def read_stream(
+        self, workflow_id: str, key: str, *, follow: bool = True
+    ) -> AsyncIterator[Any]:
         """The values of a workflow's stream, from its beginning, live until it ends.
 
-        Raises UnknownWorkflowError.
+        Without `follow`, those that are there now. Raises UnknownWorkflowError.
         """
         after, pause = 0, 0.01
         while True:
@@ -60,11 +63,18 @@ class ClientMessages(ClientBase):
                 yield msgspec.json.decode(body)
             if values:
                 pause = 0.01
-            elif finished:
+            elif finished or not follow:
                 return
             else:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 0.5)
+
+    async def events(self, workflow_id: str) -> Sequence[EventInfo]:
+        """All that a workflow has published so far, by name. Raises UnknownWorkflowError."""
+        found = await self._ask_link.retry(lambda c: self._messages.events(c, workflow_id))
+        if found is None:
+            raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+        return found
 
     async def get_event(
         self,

@@ -1,22 +1,23 @@
-"""`everstep workflow`: start workflows, look at them, wait for them, stop them."""
+"""`everstep workflow`: start workflows, look at them, talk with them, wait for them, stop them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from typing import Any
 
 import click
 
-from everstep.cli import options, start
+from everstep.cli import cancel, options, start, talk
+from everstep.cli.choosing import chosen_by, filter_of
 from everstep.cli.durations import duration
 from everstep.cli.output import print_facts, print_json, print_rows
 from everstep.cli.session import with_client
 from everstep.cli.teaching import TaughtGroup
 from everstep.client import Client
-from everstep.errors import UnknownWorkflowError, UsageError
-from everstep.store.models import Status, StepInfo, WorkflowInfo
-from everstep.store.workflows import Filter
+from everstep.errors import UnknownWorkflowError
+from everstep.store.models import StepInfo, WorkflowInfo
 
 _WORKFLOWS = {
     "id": "ID",
@@ -47,7 +48,7 @@ _STEPS = {
     examples=[
         """everstep workflow start app:app checkout --input '{"order": 7}' --id order-7 --wait""",
         "everstep workflow list --status failed --since 1d",
-        "everstep workflow list --status queued -o ids | xargs everstep workflow cancel",
+        "everstep workflow cancel --name checkout --status queued",
     ],
 )
 def command() -> None:
@@ -55,44 +56,28 @@ def command() -> None:
 
 
 command.add_command(start.command, "start")
+command.add_command(cancel.command, "cancel")
+for verb in (talk.send, talk.events, talk.stream):
+    command.add_command(verb)
 
 
 @command.command(
     "list", examples=["everstep workflow list --name checkout --status running,waiting"]
 )
-@click.option("--status", "statuses", multiple=True, metavar="WORD[,WORD]", help=", ".join(Status))
-@click.option("--name", help="Of this workflow function")
-@click.option("--queue", help="On this queue")
-@click.option("--version", help="Pinned to this version of the code")
-@click.option("--id", "prefix", metavar="PREFIX", help="Whose id begins with this")
-@click.option(
-    "--since", type=duration, metavar="TIME", help="Created within this time: 30m, 2h, 7d"
-)
+@chosen_by
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @options.database
 @options.output()
 def list_(
     *,
-    statuses: tuple[str, ...],
-    name: str | None,
-    queue: str | None,
-    version: str | None,
-    prefix: str | None,
-    since: timedelta | None,
     limit: int,
     url: str | None,
     schema: str | None,
     style: str,
+    **chosen_by: Any,
 ) -> None:
     """Workflows, newest first."""
-    chosen = Filter(
-        statuses=_statuses(statuses),
-        name=name,
-        queue=queue,
-        version=version,
-        id_prefix=prefix,
-        since=None if since is None else datetime.now(UTC) - since,
-    )
+    chosen = filter_of(**chosen_by)
 
     async def ask(client: Client) -> Sequence[WorkflowInfo]:
         return await client.list(chosen, limit=limit)
@@ -146,25 +131,6 @@ def steps(*, workflow_id: str, limit: int, url: str | None, schema: str | None, 
     print_rows(rows, style, columns, id_of="seq", empty="no step is recorded yet")
 
 
-@command.command(
-    examples=[
-        "everstep workflow cancel order-7",
-        "everstep workflow list --status waiting -o ids | xargs everstep workflow cancel",
-    ]
-)
-@click.argument("workflow_ids", nargs=-1, required=True, metavar="ID…")
-@options.database
-def cancel(*, workflow_ids: tuple[str, ...], url: str | None, schema: str | None) -> None:
-    """Stop workflows: at once if they are not running, else at their next step or await."""
-
-    async def ask(client: Client) -> None:
-        for id_ in workflow_ids:
-            told = await client.cancel(id_)
-            click.echo(f"{id_} {'is cancelled' if told else 'had finished already'}")
-
-    with_client(url, schema, ask)
-
-
 @command.command(examples=["everstep workflow result order-7 --timeout 5m"])
 @click.argument("workflow_id", metavar="ID")
 @click.option("--timeout", type=duration, metavar="TIME", help="Wait at most so long (exit code 7)")
@@ -178,15 +144,6 @@ def result(
         return await client.handle_named(workflow_id).result(timeout)
 
     print_json(with_client(url, schema, ask))
-
-
-def _statuses(words: tuple[str, ...]) -> list[Status] | None:
-    given = [word.strip() for text in words for word in text.split(",") if word.strip()]
-    if unknown := sorted(set(given) - set(Status)):
-        raise UsageError(
-            f"there is no status {', '.join(unknown)}. Choose from: {', '.join(Status)}"
-        )
-    return [Status(word) for word in given] or None
 
 
 def _unknown(workflow_id: str) -> UnknownWorkflowError:

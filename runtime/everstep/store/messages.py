@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from everstep.store.connection import Connection
-from everstep.store.models import Ending, Outcome, Seen
+from everstep.store.models import Ending, EventInfo, Outcome, Seen
 from everstep.store.statements import statements
 
 
@@ -99,6 +101,18 @@ class Messages:
         if not rows:
             return None
         return [(row.n, row.body) for row in rows if row.n is not None], rows[0].finished
+
+    async def events(self, connection: Connection, workflow_id: str) -> list[EventInfo] | None:
+        """All events of a workflow, by name. None: no such workflow."""
+        cursor = await connection.execute(self._sql["events"], {"id": workflow_id})
+        rows = await cursor.fetchall()
+        if not rows:
+            return None
+        return [
+            EventInfo(row.key, msgspec.json.decode(row.body), row.set_at)
+            for row in rows
+            if row.key is not None
+        ]
 
     async def event(self, connection: Connection, workflow_id: str, key: str) -> Seen:
         """An event, for readers outside of a workflow."""

@@ -298,6 +298,15 @@ class WorkflowInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class EventInfo:
+    """What a workflow publishes under a name; None where the value is no JSON."""
+
+    key: str
+    value: Any
+    set_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class StepInfo:
     """A step as the view everstep.steps shows it."""
 

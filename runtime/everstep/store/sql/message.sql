@@ -87,6 +87,12 @@ SELECT s.n, s.codec, s.body, w.status <> 0 AS finished
   LEFT JOIN everstep.stream s ON s.workflow_id = w.id AND s.key = %(key)s AND s.n > %(after)s
  WHERE w.id = %(id)s ORDER BY s.n LIMIT 1000;
 
+-- name: events
+-- All that a workflow has published, for readers outside of a workflow. No row: no such workflow.
+SELECT e.key, e.codec, e.body, e.set_at
+  FROM everstep.workflow w LEFT JOIN everstep.event e ON e.workflow_id = w.id
+ WHERE w.id = %(id)s ORDER BY e.key;
+
 -- name: event
 -- For readers outside of a workflow.
 SELECT w.status, e.codec, e.body
