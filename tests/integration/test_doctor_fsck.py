@@ -380,10 +380,11 @@ async def test_an_owner_within_its_grace_is_no_finding(healthy: Sql, database: s
 async def test_steps_called_together_may_be_recorded_in_another_order(healthy: Sql, database: str):
     """The worker died when the second of them was recorded and the first was not; its heir recorded that."""
     healthy(
-        "UPDATE everstep.checkpoint c SET epoch = 3, recorded_at = w.finished_at FROM everstep.workflow w "
-        "WHERE w.id = c.workflow_id AND w.id = 'done' AND c.seq = 1"
+        "WITH w AS (UPDATE everstep.workflow SET finished_epoch = 3, finished_at = finished_at + interval '1 s' "
+        "WHERE id = 'done' RETURNING id, finished_at) "
+        "UPDATE everstep.checkpoint c SET epoch = 3, recorded_at = w.finished_at FROM w "
+        "WHERE w.id = c.workflow_id AND c.seq = 1"
     )
-    healthy("UPDATE everstep.workflow SET finished_epoch = 3 WHERE id = 'done'")
     assert fsck(database) == []
 
 

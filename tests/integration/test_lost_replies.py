@@ -17,7 +17,7 @@ from everstep import App, Client, Settings, Worker
 STATEMENTS = {
     "start": (b"existing",),
     "claim": (b"AS waited",),
-    "load": (b"FROM everstep.checkpoint WHERE workflow_id = ANY",),
+    "load": (b"everstep.branches_from(r.generation)",),
     "commit": (b"leftovers",),
     "register": (b"INSERT INTO everstep.worker",),
     "declare queues": (b"everstep.declare_queue(",),
