@@ -11,10 +11,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from everstep.acknowledgement import Acknowledgement
 from everstep.context import Execution, Eyes, Transactor
+from everstep.engine.culprit import NEVER, commit_around
 from everstep.engine.group import (
     Group,
     add_checkpoint,
@@ -31,7 +32,6 @@ from everstep.store.runs import Runs
 
 log = logging.getLogger("everstep")
 
-NEVER = datetime.min.replace(tzinfo=UTC)
 MAX_ROWS = 300
 MAX_BYTES = 1_048_576
 
@@ -180,11 +180,19 @@ class Committer:
         group.done.give(at)
 
     async def _write(self, group: Group, rows: CommitBatch, *, waiting: bool = False) -> datetime:
-        """Commit rows, whatever it takes: repeated through faults, halved around a row that is refused."""
+        """Commit rows, whatever it takes: repeated through faults, and around a row that is refused."""
         try:
-            reply = await self._repeat(rows, waiting=waiting)
+            return await self._commit(group, rows, waiting=waiting)
         except RowRejected as error:
-            return await self._bisect(group, rows, str(error))
+            return await commit_around(
+                rows.ids(),
+                str(error),
+                lambda ids: self._commit(group, only(rows, ids)),
+                lambda id_, reason: self._refuse(group.executions[id_], only(rows, {id_}), reason),
+            )
+
+    async def _commit(self, group: Group, rows: CommitBatch, *, waiting: bool = False) -> datetime:
+        reply = await self._repeat(rows, waiting=waiting)
         self.clock.observe(reply.at)
         for id_ in reply.cancels:
             group.executions[id_].interrupt(Cancelled())
@@ -222,17 +230,6 @@ class Committer:
             )
         # Somebody (a sender, a transaction) had the run locked: wait for them, apart from the others.
         await self._write(group, only(rows, again), waiting=True)
-
-    async def _bisect(self, group: Group, rows: CommitBatch, reason: str) -> datetime:
-        """The database refuses a row: commit the halves, down to the workflow whose row it is."""
-        ids = sorted(rows.ids())
-        if len(ids) == 1:
-            self._refuse(group.executions[ids[0]], rows, reason)
-            return NEVER
-        half = set(ids[: len(ids) // 2])
-        first = await self._write(group, only(rows, half))
-        second = await self._write(group, only(rows, set(ids) - half))
-        return max(first, second)
 
     def _refuse(self, execution: Execution, rows: CommitBatch, reason: str) -> None:
         log.error("workflow %s: the database refuses its row: %s", execution.id, reason)

@@ -26,7 +26,7 @@ from everstep.context import (
     Transactor,
     outside_workflow,
 )
-from everstep.engine.committer import NEVER
+from everstep.engine.culprit import NEVER
 from everstep.engine.tenure import Tenure
 from everstep.errors import Fenced, Parked
 from everstep.store.models import Checkpoint, CheckpointKind, Ending, Start
