@@ -31,6 +31,9 @@ from support.waiting import eventually_now
 SERVERS = re.compile(r"(\w+=\S+ )*everstep (dev|worker) ")
 """Commands that go on until they are stopped."""
 
+TESTS = re.compile(r"conftest\.py|test_\w+\.py")
+"""Files that pytest runs, in a command of the page."""
+
 READY = re.compile(r"runs app|ready", re.IGNORECASE)
 
 
@@ -73,6 +76,8 @@ class PageRunner:
     async def _python(self, block: Block) -> None:
         if block.file:
             (self.folder / block.file).write_text(block.text)
+            if TESTS.match(block.file):
+                return  # a command below runs them
         said = io.StringIO()
         if block.mark == "raises":
             raised = None

@@ -11,6 +11,7 @@ import time
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from everstep.engine.tenure import Phase
 from everstep.engine.worker import Worker
 from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.store.connection import Connection, Link
@@ -99,11 +100,15 @@ class Clock:
             await patience.nap(busy)
 
     async def _busy(self) -> list[Busy]:
+        tenure = self._worker.tenure
         busy = await self._link.retry(lambda c: self._sql.busy(c, self._names, self._worker.queues))
+        if any(one.why != "is running" for one in busy):
+            await self._look_now()
         if busy:
-            if any(one.why != "is running" for one in busy):
-                await self._look_now()
             return busy
+        if self._worker.tenure is not tenure or self._worker.phase is not Phase.LIVE:
+            # It has just died: what it held is nobody's until it is back.
+            return [Busy("the worker", "is not up")]
         if await self._link.retry(self._messages.wake_forgotten):
             await self._look_now()
             return [Busy("a workflow", "has just been woken")]
