@@ -392,6 +392,7 @@ async def test_a_draining_worker_lets_a_workflow_continue_elsewhere(
     assert await handle.result(timeout=15) == 60
 
 
+@pytest.mark.no_replay("its thread is held up once only")
 async def test_a_plain_workflow_waits_for_its_threads_before_it_continues(
     app: App, worker: StartWorker, client: Client
 ) -> None:

@@ -147,6 +147,7 @@ async def test_a_lost_reply_of_the_engines_changes_nothing(
 
 
 @pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.no_replay("counts replays")
 async def test_a_replay_without_a_checkpoint_finds_the_record(
     app: App,
     worker: StartWorker,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
+from weakref import WeakSet
 
 from everstep.acknowledgement import Acknowledgement
 from everstep.context import (
@@ -83,6 +84,9 @@ class Probe:
         self._holding = False  # nothing new begins: this workflow is about to leave
         self._over = False
         self._ends = False
+        self._pausing: WeakSet[asyncio.Task[Any] | None] = WeakSet()
+        # Steps that a thread has begun. Unlike on the loop, there is a moment between their end and their checkpoint.
+        self._in_thread: set[tuple[str, int]] = set()
         self._committed: set[tuple[str, int]] = set()
         self.gone = asyncio.Event()
 
@@ -91,7 +95,7 @@ class Probe:
     @property
     def leaving(self) -> bool:
         # A step between two attempts goes on: it would begin with its first attempt after a replay.
-        return self._committer.leaving or (self._holding and not self._execution.engaged)
+        return self._committer.leaving or (self._holding and _task_here() not in self._pausing)
 
     @property
     def left(self) -> asyncio.Event:
@@ -119,6 +123,7 @@ class Probe:
 
     def checkpoint(self, execution: Execution, row: Checkpoint, child: Start | None = None) -> Any:
         done = self._committer.checkpoint(execution, row, child)
+        self._in_thread.discard((row.branch, row.seq))
         if row.kind == CheckpointKind.STARTED:
             return done  # a mark without an outcome would say that its step was interrupted
         if self._plan.crashes_at(row.name, "recorded"):
@@ -142,6 +147,7 @@ class Probe:
 
     def around(self, call: AttemptCall) -> AttemptCall:
         async def attempt(step: StepContext) -> Any:
+            self._pausing.discard(_task_here())
             self.reach(step.name, "before")
             value = await call(step)
             self.reach(step.name, self._moment(step))
@@ -151,14 +157,26 @@ class Probe:
 
     def around_plain(self, call: AttemptCall) -> AttemptCall:
         def attempt(step: StepContext) -> Any:
-            self.reach_in_thread(step.name, "before")
-            value = call(step)
-            self.reach_in_thread(step.name, self._moment(step))
+            place = (step.branch, step.seq)
+            self._in_thread.add(place)
+            try:
+                self.reach_in_thread(step.name, "before")
+                value = call(step)
+                self.reach_in_thread(step.name, self._moment(step))
+            except Exception:
+                raise  # its failure is recorded, or it is tried again
+            except BaseException:
+                self._in_thread.discard(place)
+                raise
+            if place in self._committed:
+                self._in_thread.discard(place)
             return value
 
         return attempt
 
     def pause(self, seconds: float) -> float:
+        if (task := _task_here()) is not None:
+            self._pausing.add(task)
         return 0.0 if self._plan.skip_pauses else seconds
 
     def reach(self, step: str, when: When) -> None:
@@ -205,7 +223,8 @@ class Probe:
         """Whether all is durable and no step is running, unless the workflow has ended without it."""
         execution = self._execution
         durable = execution.pending is None or execution.pending.at is not None
-        return durable and (self._ends or not execution.steps_running + execution.engaged)
+        busy = execution.steps_running or execution.engaged or self._in_thread
+        return durable and (self._ends or not busy)
 
     # -- dying -----------------------------------------------------------------------------------
 
@@ -236,6 +255,14 @@ class Probe:
         self.gone.set()
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, Fenced):
             log.error("workflow %s: its probe failed", self._execution.id, exc_info=error)
+
+
+def _task_here() -> asyncio.Task[Any] | None:
+    """The task this runs in; None in a thread of a plain workflow."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 class _Gone:
