@@ -27,7 +27,7 @@ def start_child(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     options: StartOptions,
-) -> Coroutine[Any, Any, str]:
+) -> Coroutine[object, None, str]:
     """Start a child in the background: its rows and the parent's checkpoint are one statement. Gives its id."""
     execution = branch.execution
     if options.get("debounce") is not None:
@@ -85,7 +85,7 @@ async def call_child(
 
 def result_in_workflow(
     execution: Execution, position: Position, workflow_id: str, payload: Payload[Any]
-) -> Coroutine[Any, Any, Any]:
+) -> Coroutine[object, None, Any]:
     """Another workflow's result, recorded where it was awaited. Raises its error, on every replay the same."""
     waiting = _result(execution, position, workflow_id, payload)
     return stoppable(execution, (position, CheckpointKind.RESULT, workflow_id), waiting)

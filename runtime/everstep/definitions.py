@@ -51,7 +51,7 @@ class Workflow(Generic[P, R]):
 
     def call_in(
         self, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Coroutine[Any, Any, R]:
+    ) -> Coroutine[object, None, R]:
         """Run as a child of a branch's workflow, and wait for the result. Takes its positions now."""
         positions = branch.next_position(), branch.next_position()
         return call_child(branch, self, args, kwargs, positions)
@@ -81,7 +81,7 @@ class Workflow(Generic[P, R]):
 class AsyncWorkflow(Workflow[P, R]):
     """A workflow written as `async def`."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
         """In an async workflow: run as a child and wait for its result. Elsewhere a UsageError."""
         return self.call_in(self._parent(), args, kwargs)
 
@@ -159,7 +159,7 @@ class _Step(Generic[P, R]):
 class Step(_Step[P, R]):
     """A step written as `async def`. Called in a workflow its outcome is recorded; elsewhere it just runs."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
         branch = current_branch.get()
         if branch is None:
             return self.function(*args, **kwargs)  # type: ignore[no-any-return]
@@ -171,7 +171,7 @@ class Step(_Step[P, R]):
         # The position is taken here, where the step is called, and not when it is first awaited.
         return perform(self._flow(branch), branch.execution, lambda _: self._call(args, kwargs))
 
-    def from_thread(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def from_thread(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
         """The step as a coroutine for the worker's event loop, called from a plain workflow's thread.
 
         What `everstep.sync.run` calls. The position is taken here, in the thread.
@@ -203,7 +203,7 @@ class PlainStep(_Step[P, R]):
         call = functools.partial(self.function, *args, **kwargs)
         return perform_in_thread(self._flow(branch), branch.execution, lambda _: call())  # type: ignore[no-any-return]
 
-    def in_thread(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def in_thread(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
         """The step as a coroutine, its function in a thread; what `everstep.run` calls."""
         branch = current_branch.get()
         if branch is None or branch.execution.plain:

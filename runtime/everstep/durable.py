@@ -21,7 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def sleep(duration: timedelta | float) -> Coroutine[Any, Any, None]:
+def sleep(duration: timedelta | float) -> Coroutine[object, None, None]:
     """Wait, durably. Anything longer than a moment parks: the workflow leaves the worker and costs a row.
 
     `duration` in seconds or as a timedelta, counted from when the database first recorded the sleep: a
@@ -38,7 +38,7 @@ async def _sleep(branch: Branch, position: tuple[str, int], seconds: float) -> N
     await wait_until(execution, position, when, "sleep")
 
 
-def sleep_until(instant: datetime) -> Coroutine[Any, Any, None]:
+def sleep_until(instant: datetime) -> Coroutine[object, None, None]:
     """Wait, durably, until an instant by the database's clock; one that has passed is no wait.
 
     The instant is recorded: a replay waits for the same one, whatever the code computes then.
@@ -68,7 +68,7 @@ async def _sleep_until(branch: Branch, position: tuple[str, int], instant: datet
 
 def start(
     workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs
-) -> Coroutine[Any, Any, ChildHandle[R]]:
+) -> Coroutine[object, None, ChildHandle[R]]:
     """Start a child in the background, from inside a workflow; its id follows from where it was started."""
     branch = awaiting_branch("everstep.start()")
     return _start(branch, workflow, start_child(branch, workflow, args, kwargs, {}))
@@ -92,7 +92,7 @@ class ChildHandle(Generic[R]):
         self._execution = execution
         self._payload = payload
 
-    def result(self) -> Coroutine[Any, Any, R]:
+    def result(self) -> Coroutine[object, None, R]:
         """Its result, waited for parked. Raises WorkflowError and the like, as it ended."""
         position = awaiting_branch("result()").next_position()
         return result_in_workflow(self._execution, position, self.id, self._payload)
@@ -101,14 +101,16 @@ class ChildHandle(Generic[R]):
 @overload
 def run(
     workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs
-) -> Coroutine[Any, Any, R]: ...
+) -> Coroutine[object, None, R]: ...
 @overload
 def run(
     step: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-) -> Coroutine[Any, Any, R]: ...
+) -> Coroutine[object, None, R]: ...
 @overload
-def run(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
-def run(step: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+def run(
+    step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+) -> Coroutine[object, None, R]: ...
+def run(step: Any, /, *args: Any, **kwargs: Any) -> Coroutine[object, None, Any]:
     """Call a step or a child workflow of either colour from an async workflow; a plain step runs in a thread.
 
     Any function will do: one that is not decorated is recorded under its qualified name.

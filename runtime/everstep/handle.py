@@ -66,7 +66,7 @@ class Handle(Generic[R]):
             ) from None
         return cast(R, value_of(outcome, self.payload))
 
-    def result_in(self, branch: Branch) -> Coroutine[Any, Any, R]:
+    def result_in(self, branch: Branch) -> Coroutine[object, None, R]:
         """Inside a workflow: waited for parked, and recorded at the position taken now."""
         from everstep.children import result_in_workflow  # noqa: PLC0415
 

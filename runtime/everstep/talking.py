@@ -60,14 +60,14 @@ async def deadline_of(
 @overload
 def recv(
     topic: str = "", *, timeout: timedelta | float | None = None
-) -> Coroutine[Any, Any, Any]: ...
+) -> Coroutine[object, None, Any]: ...
 @overload
 def recv(
     topic: str = "", *, timeout: timedelta | float | None = None, as_type: type[T]
-) -> Coroutine[Any, Any, T]: ...
+) -> Coroutine[object, None, T]: ...
 def recv(
     topic: str = "", *, timeout: timedelta | float | None = None, as_type: Any = Any
-) -> Coroutine[Any, Any, Any]:
+) -> Coroutine[object, None, Any]:
     """The next message of a topic, in the order they were sent; each is received once.
 
     Waits parked. Raises TimeoutError after `timeout` (seconds or timedelta), counted from when the wait was
@@ -115,7 +115,7 @@ async def _recv(
     return payload.decode(row.output)
 
 
-def send(workflow_id: str, message: Any, topic: str = "") -> Coroutine[Any, Any, None]:
+def send(workflow_id: str, message: Any, topic: str = "") -> Coroutine[object, None, None]:
     """Send a message to another workflow, exactly once. To one that has finished it is dropped.
 
     Raises UnknownWorkflowError if there is no such workflow.
@@ -140,7 +140,7 @@ async def _send(
     )
 
 
-def set_event(key: str, value: Any) -> Coroutine[Any, Any, None]:
+def set_event(key: str, value: Any) -> Coroutine[object, None, None]:
     """Publish a value under a name. The latest wins; it can be read during the workflow and ever after."""
     branch = awaiting_branch("everstep.set_event()")
     body = encode_plain(value, f"event {key!r}", branch.execution.max_payload)
@@ -154,14 +154,14 @@ async def _set_event(branch: Branch, position: Position, key: str, body: bytes) 
         execution.record(plain_row(position, CheckpointKind.PUBLISH, key, output=body))
 
 
-def write_stream(key: str, value: Any) -> Coroutine[Any, Any, None]:
+def write_stream(key: str, value: Any) -> Coroutine[object, None, None]:
     """Append a value to a stream of this workflow, exactly once; readers see it as soon as it is durable."""
     branch = awaiting_branch("everstep.write_stream()")
     body = encode_plain(value, f"stream {key!r}", branch.execution.max_payload)
     return _write(branch, branch.next_position(), key, body, last=False)
 
 
-def close_stream(key: str) -> Coroutine[Any, Any, None]:
+def close_stream(key: str) -> Coroutine[object, None, None]:
     """End a stream; without this it ends with its workflow."""
     branch = awaiting_branch("everstep.close_stream()")
     return _write(branch, branch.next_position(), key, b"null", last=True)
@@ -177,7 +177,7 @@ async def _write(branch: Branch, position: Position, key: str, body: bytes, *, l
 
 def get_event(
     workflow_id: str, key: str, *, timeout: timedelta | float | None = None
-) -> Coroutine[Any, Any, Any]:
+) -> Coroutine[object, None, Any]:
     """The value another workflow publishes under a name, waiting for it if need be.
 
     Raises TimeoutError after `timeout`, or once the workflow has finished without publishing it, and

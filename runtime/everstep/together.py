@@ -59,7 +59,7 @@ async def _next_done(
 
 def wait_first(
     handles: Sequence[ChildHandle[R] | Handle[R]],
-) -> Coroutine[Any, Any, ChildHandle[R] | Handle[R]]:
+) -> Coroutine[object, None, ChildHandle[R] | Handle[R]]:
     """The first of some workflows to finish, however it ended; a replay gives the same one."""
     if not handles:
         raise UsageError("wait_first() takes at least one handle")

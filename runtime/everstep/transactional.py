@@ -113,10 +113,10 @@ class Transaction(_Transaction[P, R]):
 
     is_async = True
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
         branch, mark = self._here(), Mark()
 
-        def attempt(step: StepContext) -> Coroutine[Any, Any, Any]:
+        def attempt(step: StepContext) -> Coroutine[object, None, Any]:
             return branch.execution.recorder.transactor.run(
                 self._place(branch, step, mark), lambda tx: self.function(tx, *args, **kwargs)
             )

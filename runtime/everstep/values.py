@@ -20,7 +20,7 @@ from everstep.store.models import CheckpointKind
 from everstep.talking import Position, plain_row
 
 
-def now() -> Coroutine[Any, Any, datetime]:
+def now() -> Coroutine[object, None, datetime]:
     """The database's time when this was first reached; in UTC."""
     branch = awaiting_branch("everstep.now()")
     return _now(branch, branch.next_position())
@@ -37,7 +37,7 @@ async def _now(branch: Branch, position: Position) -> datetime:
     return recorded_at
 
 
-def uuid() -> Coroutine[Any, Any, UUID]:
+def uuid() -> Coroutine[object, None, UUID]:
     """A random UUID, the same on every replay."""
     branch = awaiting_branch("everstep.uuid()")
     return _uuid(branch, branch.next_position())
@@ -47,7 +47,7 @@ async def _uuid(branch: Branch, position: Position) -> UUID:
     return UUID(_recorded(branch, position, "uuid", lambda: str(uuid4())))
 
 
-def random() -> Coroutine[Any, Any, float]:
+def random() -> Coroutine[object, None, float]:
     """A random number from 0 up to 1, the same on every replay."""
     branch = awaiting_branch("everstep.random()")
     return _random(branch, branch.next_position())
