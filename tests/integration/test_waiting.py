@@ -141,6 +141,30 @@ async def test_a_branch_that_waits_for_its_commit_keeps_the_others_from_parking(
     assert await handle.result(10) == "gone"
 
 
+async def test_a_park_that_waited_for_a_lock_and_was_refused_leaves_the_workflow_running(
+    app: App, worker: StartWorker, client: Client, sql: Sql, database: str
+) -> None:
+    """Taken for parked, it would be owned by a worker that does not run it, until that gives back its strays."""
+    begun = asyncio.Event()
+
+    @app.workflow
+    async def work() -> str:
+        begun.set()
+        return str(await everstep.recv("go"))
+
+    await worker()
+    async with await psycopg.AsyncConnection.connect(database) as lock:
+        handle = await client.start(work, id="w")
+        await begun.wait()
+        await lock.execute("SELECT FROM everstep.run WHERE id = 'w' AND state = 2 FOR UPDATE")
+        blocked = "SELECT count(*) > 0 FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
+        await eventually(lambda: sql.one(blocked, [lock.info.backend_pid]))
+        # What a sender and its waker do, in the moment in which the park waits for the row.
+        await lock.execute(MESSAGE, ["go"])
+        await lock.execute("UPDATE everstep.run SET signals = signals + 1 WHERE id = 'w'")
+    assert await handle.result(5) == "1"
+
+
 async def test_a_workflow_that_begins_anew_takes_its_messages_and_writes_its_streams_again(
     app: App, worker: StartWorker, client: Client
 ) -> None:

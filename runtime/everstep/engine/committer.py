@@ -198,7 +198,7 @@ class Committer:
             group.executions[id_].interrupt(Cancelled())
         if reply.leftovers:
             await self._settle_leftovers(group, only(rows, set(reply.leftovers)), waiting=waiting)
-        for id_ in set(rows.p_id).difference(reply.stirred):
+        for id_ in set(rows.p_id).difference(reply.stirred, reply.leftovers):
             group.executions[id_].interrupt(Parked())
         if reply.wakes or reply.children or any(rows.p_generation):
             self._stir(reply.wakes)
