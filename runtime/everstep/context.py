@@ -119,6 +119,7 @@ class Execution:
     over: bool = False
     overdue: bool = False
     pending: Acknowledgement | None = None
+    parking: Acknowledgement | None = None
     steps_running: int = 0
     engaged: int = 0
     threads: int = 1

@@ -25,6 +25,9 @@ STILL_SECONDS = 0.05
 LOOK_SECONDS = (0.01, 0.5)
 """How often a workflow that cannot park looks again: the shortest and the longest pause."""
 
+LOOK_COST_SECONDS = 0.0002
+"""A few times what one look costs: ten thousand branches that wait take turns, and leave room for others."""
+
 
 Look = Callable[[], Awaitable[tuple[int, Seen | None]]]
 """Looks once: how many signals that look knew of, and what it saw, if anything."""
@@ -75,7 +78,8 @@ async def wait_for(
                 await _park(execution)
                 execution.check()
             else:
-                await asyncio.sleep(pause if remaining is None else min(pause, remaining))
+                turn = max(pause, LOOK_COST_SECONDS * len(execution.waits))
+                await asyncio.sleep(turn if remaining is None else min(turn, remaining))
                 pause = min(pause * 2, longest)
             signals, seen = await look()
     finally:
@@ -83,13 +87,16 @@ async def wait_for(
 
 
 async def _park(execution: Execution) -> None:
-    waits = execution.waits.values()
-    keys = sorted({key for wait in waits for key in wait.keys})
-    key = keys[0] if len(keys) == 1 else json.dumps(keys, ensure_ascii=False)
-    wake_at = min((wait.until for wait in waits if wait.until is not None), default=None)
-    # The oldest look counts: what a later one of another branch knew of, that one may not have seen.
-    signals = min((wait.signals for wait in waits if wait.signals is not None), default=None)
-    await execution.recorder.park(execution, wake_at, key, signals).wait()
+    """Park, or join the park that another branch has just asked for: it speaks for all that wait."""
+    if execution.parking is None or execution.parking.at is not None:
+        waits = execution.waits.values()
+        keys = sorted({key for wait in waits for key in wait.keys})
+        key = keys[0] if len(keys) == 1 else json.dumps(keys, ensure_ascii=False)
+        wake_at = min((wait.until for wait in waits if wait.until is not None), default=None)
+        # The oldest look counts: what a later one of another branch knew of, that one may not have seen.
+        signals = min((wait.signals for wait in waits if wait.signals is not None), default=None)
+        execution.parking = execution.recorder.park(execution, wake_at, key, signals)
+    await execution.parking.wait()
 
 
 async def _still(execution: Execution) -> bool:

@@ -12,8 +12,10 @@ from support.waiting import eventually
 
 import everstep
 from everstep import App, Client
+from everstep.context import Execution
 from everstep.engine.lookout import Lookout
-from everstep.store.connection import connect
+from everstep.errors import Fenced
+from everstep.store.connection import Link, RowRejected, connect
 from everstep.store.messages import Messages
 
 MESSAGE = (
@@ -163,6 +165,62 @@ async def test_a_park_that_waited_for_a_lock_and_was_refused_leaves_the_workflow
         await lock.execute(MESSAGE, ["go"])
         await lock.execute("UPDATE everstep.run SET signals = signals + 1 WHERE id = 'w'")
     assert await handle.result(5) == "1"
+
+
+async def test_looks_asked_together_are_answered_each_for_itself(database: str, sql: Sql) -> None:
+    for n in range(250):
+        sql(
+            "WITH w AS (INSERT INTO everstep.workflow (id, name, queue, codec, input, created_at) "
+            "VALUES (%(id)s, 'w', 'q', 1, '{}', now())), r AS (INSERT INTO everstep.run "
+            "(id, name, queue, ready_at) VALUES (%(id)s, 'w', 'q', now())) "
+            "INSERT INTO everstep.message (workflow_id, topic, codec, body, sent_at) "
+            "VALUES (%(id)s, 't', 1, %(body)s, now())",
+            {"id": f"w{n}", "body": str(n).encode()},
+        )
+    link = Link(database, "look")
+    lookout = Lookout(link, Messages("everstep"))
+    some = [_execution(f"w{n}") for n in range(250)]
+    asked = [asyncio.ensure_future(lookout.message(one, "t")) for one in some]
+    asked += [
+        asyncio.ensure_future(question)
+        for question in (
+            lookout.message(some[0], "none"),
+            lookout.message(some[0], "not\x00text"),
+            lookout.message(_execution("gone"), "t"),
+            lookout.outcome(some[1], "w0"),
+            lookout.outcome(some[1], "nobody"),
+            lookout.outcome(some[2], "w0"),
+            lookout.event(some[3], "w0", "k"),
+        )
+    ]
+    answering = asyncio.create_task(lookout.run())
+    *messages, nothing, refused, gone, outcome, unknown, other, event = await asyncio.gather(
+        *asked, return_exceptions=True
+    )
+    assert [seen.body for seen in messages] == [str(n).encode() for n in range(250)]
+    assert nothing.n is None
+    assert isinstance(refused, RowRejected)
+    assert isinstance(gone, Fenced)
+    assert (outcome.known, outcome.finished, unknown.known, other.known) == (
+        True,
+        False,
+        False,
+        True,
+    )
+    assert (event.known, event.body) == (True, None)
+    assert sql.one("SELECT waiters FROM everstep.run WHERE id = 'w0'") == ["w1", "w2", "w3"]
+    await lookout.outcome(some[2], "w0")  # knows that it is on the list
+    await lookout.outcome(_execution("w2"), "w0")  # does not know
+    assert sql.one("SELECT waiters FROM everstep.run WHERE id = 'w0'") == ["w1", "w2", "w3"]
+    answering.cancel()
+    await asyncio.wait([answering])
+    await link.close()
+    with pytest.raises(Fenced):
+        await lookout.message(some[4], "t")
+
+
+def _execution(id_: str) -> Execution:
+    return Execution(id_, "w", 1, asyncio.get_running_loop(), None, 1_000)  # type: ignore[arg-type]
 
 
 async def test_a_workflow_that_begins_anew_takes_its_messages_and_writes_its_streams_again(

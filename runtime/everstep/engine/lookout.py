@@ -1,5 +1,8 @@
 """Looks at the database for waiting workflows, and wakes those that a commit has stirred.
 
+Looks are asked in groups, as commits are written: one group is under way, and whatever is asked meanwhile goes into
+the next. So ten thousand branches that wait cost some hundred questions, and a single one is asked at once.
+
 What a commit does to another workflow (a message, a result) is durable with it; the wake-up follows in a
 statement of its own, because locking other workflows' runs inside a batch would let two workers deadlock. A
 worker that dies in between loses no wake-up: the sweep finds waiting workflows that have no reason to wait.
@@ -8,76 +11,142 @@ worker that dies in between loses no wake-up: the sweep finds waiting workflows 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
 
-from everstep.context import Execution, current_branch
+from everstep.context import Execution
 from everstep.errors import Fenced
 from everstep.store.connection import Connection, Link
 from everstep.store.messages import Messages
 from everstep.store.models import Seen
 
-T = TypeVar("T")
+MAX_ASKED = 200
+
+
+class _Sight(Enum):
+    MESSAGE = auto()
+    OUTCOME = auto()
+    EVENT = auto()
+
+
+@dataclass(eq=False, slots=True)
+class _Question:
+    """What one branch wants to know. `watch`: it asks to be woken first, so that nothing falls between."""
+
+    sight: _Sight
+    execution: Execution
+    target: str
+    key: str = ""
+    watch: bool = False
+    answer: asyncio.Future[Seen | None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
 
 class Lookout:
-    """What a workflow waits for, as the database has it now."""
+    """What workflows wait for, as the database has it now."""
 
     def __init__(self, link: Link, messages: Messages) -> None:
         self._link = link
         self._messages = messages
+        self._asked: deque[_Question] = deque()
+        self._flying: list[_Question] = []
+        self._arrived = asyncio.Event()
+        self._closed = False
 
     async def exists(self, execution: Execution, target: str) -> Seen:
         """Whether another workflow exists, and has finished."""
-        return _owned(
-            execution,
-            await self._ask(lambda c: self._messages.peek_outcome(c, execution.id, target)),
-        )
+        return await self._ask(_Question(_Sight.OUTCOME, execution, target))
 
     async def message(self, execution: Execution, topic: str) -> Seen:
         """The oldest message of a topic that this workflow has not taken."""
-        taken = sorted(execution.taken)
-        return _owned(
-            execution,
-            await self._ask(lambda c: self._messages.peek_message(c, execution.id, topic, taken)),
-        )
+        return await self._ask(_Question(_Sight.MESSAGE, execution, execution.id, topic))
 
     async def outcome(self, execution: Execution, target: str) -> Seen:
-        """Another workflow's outcome. Asks to be woken first, so that nothing falls between."""
-        await self._watch(execution, target)
-        return _owned(
-            execution,
-            await self._ask(lambda c: self._messages.peek_outcome(c, execution.id, target)),
-        )
+        """Another workflow's outcome, and to be woken by it."""
+        return await self._ask(_Question(_Sight.OUTCOME, execution, target, watch=True))
 
     async def event(self, execution: Execution, target: str, key: str) -> Seen:
-        """Another workflow's event. Asks to be woken first, so that nothing falls between."""
-        await self._watch(execution, target)
-        return _owned(
-            execution,
-            await self._ask(lambda c: self._messages.peek_event(c, execution.id, target, key)),
-        )
+        """Another workflow's event, and to be woken by it."""
+        return await self._ask(_Question(_Sight.EVENT, execution, target, key, watch=True))
 
-    async def _ask(self, function: Callable[[Connection], Awaitable[T]]) -> T:
-        # A driver's time limits and tasks are the engine's, not the workflow's.
-        token = current_branch.set(None)
+    async def run(self) -> None:
+        """Ask for ever. Once this ends nobody answers any more, and whoever asks is fenced."""
         try:
-            return await self._link.retry(function)
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                while self._asked:
+                    size = min(len(self._asked), MAX_ASKED)
+                    self._flying = [self._asked.popleft() for _ in range(size)]
+                    await self._answer(self._flying)
         finally:
-            current_branch.reset(token)
+            self._closed = True
+            for question in (*self._flying, *self._asked):
+                _give(question, None)
 
-    async def _watch(self, execution: Execution, target: str) -> None:
-        if target not in execution.watched:
-            await self._ask(lambda c: self._messages.watch(c, target, execution.id))
-            execution.watched.add(target)
+    async def _ask(self, question: _Question) -> Seen:
+        if not self._closed:
+            self._asked.append(question)
+            self._arrived.set()
+        seen = None if self._closed else await question.answer
+        if seen is None:
+            # The workflow is no longer this worker's.
+            question.execution.interrupt(Fenced())
+            raise Fenced
+        return seen
+
+    async def _answer(self, group: Sequence[_Question]) -> None:
+        """Answer every question. A fault that does not pass is told to the one whose question it is."""
+        try:
+            seen = await self._link.retry(lambda c: self._look(c, group))
+        except Exception as error:  # noqa: BLE001
+            if len(group) > 1:
+                for question in group:
+                    await self._answer([question])
+            elif not group[0].answer.done():
+                group[0].answer.set_exception(error)
+            return
+        for question, one in zip(group, seen, strict=True):
+            _give(question, one)
+
+    async def _look(self, connection: Connection, group: Sequence[_Question]) -> list[Seen | None]:
+        await self._watch(connection, group)
+        seen: dict[_Question, Seen | None] = {}
+        for sight in _Sight:
+            if some := [question for question in group if question.sight is sight]:
+                seen |= zip(some, await self._peek(connection, sight, some), strict=True)
+        return [seen[question] for question in group]
+
+    async def _watch(self, connection: Connection, group: Sequence[_Question]) -> None:
+        fresh = [q for q in group if q.watch and q.target not in q.execution.watched]
+        if fresh:
+            pairs = {(q.target, q.execution.id) for q in fresh}
+            await self._messages.watch(connection, sorted(pairs))
+        for question in fresh:
+            question.execution.watched.add(question.target)
+
+    async def _peek(
+        self, connection: Connection, sight: _Sight, some: Sequence[_Question]
+    ) -> list[Seen | None]:
+        match sight:
+            case _Sight.MESSAGE:
+                taken = sorted({n for q in some for n in q.execution.taken})
+                pairs = [(q.execution.id, q.key) for q in some]
+                return await self._messages.peek_messages(connection, pairs, taken)
+            case _Sight.OUTCOME:
+                pairs = [(q.execution.id, q.target) for q in some]
+                return await self._messages.peek_outcomes(connection, pairs)
+            case _Sight.EVENT:
+                triples = [(q.execution.id, q.target, q.key) for q in some]
+                return await self._messages.peek_events(connection, triples)
 
 
-def _owned(execution: Execution, seen: Seen | None) -> Seen:
-    """What was seen. No row: the workflow is no longer this worker's."""
-    if seen is None:
-        execution.interrupt(Fenced())
-        raise Fenced
-    return seen
+def _give(question: _Question, seen: Seen | None) -> None:
+    if not question.answer.done():
+        question.answer.set_result(seen)
 
 
 class Waker:

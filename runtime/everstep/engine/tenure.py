@@ -89,13 +89,14 @@ class Tenure:
         messages = Messages(settings.schema)
         self._transactors = transactors(app, settings, self.me)
         self._waker = Waker(self._link, messages, announce)
+        self._lookout = Lookout(self._look_link, messages)
         self.committer = Committer(
             self._commit_link,
             self._runs,
             self._clock,
             observe=metrics.committed,
             stir=self._waker.stir,
-            eyes=Lookout(self._look_link, messages),
+            eyes=self._lookout,
             transactor=self._transactors,
         )
         self.runner = Runner(
@@ -161,6 +162,7 @@ class Tenure:
         self._spawn(self.committer.run())
         self._spawn(self._waker.run())
         self._spawn(self._transactors.greet())
+        self._spawn(self._lookout.run())
         self._spawn(run(self.claimer))
         self._spawn(run(self._declarer))
         self._spawn(run(self.timers))

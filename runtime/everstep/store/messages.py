@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
+from everstep.store.arrays import BigInts, Texts
 from everstep.store.connection import Connection
 from everstep.store.models import Ending, EventInfo, Outcome, Seen
 from everstep.store.statements import statements
@@ -46,50 +48,57 @@ class Messages:
         row = await cursor.fetchone()
         return 0 if row is None else int(row.woken)
 
-    async def peek_message(
-        self, connection: Connection, workflow_id: str, topic: str, taken: Sequence[int]
-    ) -> Seen | None:
-        """The oldest message not taken yet; None: the workflow is no longer open."""
-        arguments = {"id": workflow_id, "topic": topic, "taken": list(taken)}
+    async def watch(self, connection: Connection, pairs: Sequence[tuple[str, str]]) -> None:
+        """Pairs of a workflow and a waiter, which asks to be woken when the first publishes or finishes."""
+        ids, waiters = zip(*pairs, strict=True)
+        await connection.execute(self._sql["watch"], {"ids": Texts(ids), "waiters": Texts(waiters)})
+
+    async def peek_messages(
+        self, connection: Connection, asked: Sequence[tuple[str, str]], taken: Sequence[int]
+    ) -> list[Seen | None]:
+        """For pairs of a workflow and a topic the oldest message not taken yet; None: no longer open."""
+        ids, topics = zip(*asked, strict=True)
+        arguments = {"ids": Texts(ids), "topics": Texts(topics), "taken": BigInts(taken)}
         cursor = await connection.execute(self._sql["peek_message"], arguments)
-        row = await cursor.fetchone()
-        if row is None:
-            return None
-        return Seen(row.signals, n=row.n, codec=row.codec or 0, body=row.body)
-
-    async def watch(self, connection: Connection, workflow_id: str, waiter: str) -> None:
-        """Ask that `waiter` be woken when another workflow publishes or finishes."""
-        await connection.execute(self._sql["watch"], {"id": workflow_id, "waiter": waiter})
-
-    async def peek_outcome(
-        self, connection: Connection, workflow_id: str, target: str
-    ) -> Seen | None:
-        """Another workflow's outcome; None: this workflow is no longer open."""
-        arguments = {"id": workflow_id, "target": target}
-        cursor = await connection.execute(self._sql["peek_outcome"], arguments)
-        row = await cursor.fetchone()
-        if row is None:
-            return None
-        outcome = None
-        if row.known and row.status:
-            outcome = Outcome(
-                target, row.name, Ending(row.status), row.codec, row.output, row.error
-            )
-        return Seen(row.signals, known=row.known, finished=outcome is not None, outcome=outcome)
-
-    async def peek_event(
-        self, connection: Connection, workflow_id: str, target: str, key: str
-    ) -> Seen | None:
-        """Another workflow's event; None: this workflow is no longer open."""
-        arguments = {"id": workflow_id, "target": target, "key": key}
-        cursor = await connection.execute(self._sql["peek_event"], arguments)
-        row = await cursor.fetchone()
-        if row is None:
-            return None
-        finished = bool(row.status)
-        return Seen(
-            row.signals, known=row.known, finished=finished, codec=row.codec or 0, body=row.body
+        return _answers(
+            len(asked),
+            await cursor.fetchall(),
+            lambda row: Seen(row.signals, **_value(row), n=row.n),
         )
+
+    async def peek_outcomes(
+        self, connection: Connection, asked: Sequence[tuple[str, str]]
+    ) -> list[Seen | None]:
+        """For pairs of a workflow and another one the other's outcome; None: the first is no longer open."""
+        ids, targets = zip(*asked, strict=True)
+        arguments = {"ids": Texts(ids), "targets": Texts(targets)}
+        cursor = await connection.execute(self._sql["peek_outcome"], arguments)
+
+        def seen(row: Any) -> Seen:
+            outcome = None
+            if row.known and row.status:
+                target = targets[row.question - 1]
+                outcome = Outcome(
+                    target, row.name, Ending(row.status), row.codec, row.output, row.error
+                )
+            finished = outcome is not None
+            return Seen(row.signals, known=row.known, finished=finished, outcome=outcome)
+
+        return _answers(len(asked), await cursor.fetchall(), seen)
+
+    async def peek_events(
+        self, connection: Connection, asked: Sequence[tuple[str, str, str]]
+    ) -> list[Seen | None]:
+        """For a workflow, another one and a name the event published; None: the first is no longer open."""
+        ids, targets, keys = zip(*asked, strict=True)
+        arguments = {"ids": Texts(ids), "targets": Texts(targets), "keys": Texts(keys)}
+        cursor = await connection.execute(self._sql["peek_event"], arguments)
+
+        def seen(row: Any) -> Seen:
+            finished = bool(row.status)
+            return Seen(row.signals, known=row.known, finished=finished, **_value(row))
+
+        return _answers(len(asked), await cursor.fetchall(), seen)
 
     async def read_stream(
         self, connection: Connection, workflow_id: str, key: str, after: int
@@ -121,3 +130,15 @@ class Messages:
         if row is None:
             return Seen(0, known=False)
         return Seen(0, finished=bool(row.status), codec=row.codec or 0, body=row.body)
+
+
+def _value(row: Any) -> dict[str, Any]:
+    return {"codec": row.codec or 0, "body": row.body}
+
+
+def _answers(count: int, rows: Iterable[Any], seen: Callable[[Any], Seen]) -> list[Seen | None]:
+    """In the order of the questions, which are numbered from 1."""
+    answers: list[Seen | None] = [None] * count
+    for row in rows:
+        answers[row.question - 1] = seen(row)
+    return answers

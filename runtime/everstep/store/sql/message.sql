@@ -51,34 +51,54 @@ u AS (
      WHERE r.id = ANY (ARRAY(SELECT id FROM c)) RETURNING r.id)
 SELECT count(*) AS woken FROM u;
 
+-- The four that follow answer for many waiting workflows at once, by the number of the question. Each row is found
+-- by its key, one by one: a plan that was made while the tables were small must not read them whole when they are not.
+
 -- name: peek_message
 -- The oldest message of a topic that is not taken yet, and the count of signals this snapshot knows of.
-SELECT r.signals, m.n, m.codec, m.body
-  FROM everstep.run r
+SELECT q.n AS question, r.signals, m.n, m.codec, m.body
+  FROM unnest(%(ids)s::text[], %(topics)s::text[]) WITH ORDINALITY AS q(id, topic, n)
+ CROSS JOIN LATERAL (SELECT r.signals FROM everstep.run r WHERE r.id = q.id LIMIT 1) r
   LEFT JOIN LATERAL (
     SELECT m.n, m.codec, m.body FROM everstep.message m
-     WHERE m.workflow_id = r.id AND m.topic = %(topic)s AND m.consumed_seq IS NULL
+     WHERE m.workflow_id = q.id AND m.topic = q.topic AND m.consumed_seq IS NULL
        AND m.n <> ALL (%(taken)s::bigint[])
-     ORDER BY m.n LIMIT 1) m ON true
- WHERE r.id = %(id)s;
+     ORDER BY m.n LIMIT 1) m ON true;
 
 -- name: watch
--- Ask to be woken by another workflow. No row: it has finished, or never was.
+-- Ask to be woken by other workflows. One that is not there has finished, or never was; a child knows its parent from
+-- its start on. Locked in the order of their ids, like by a wake.
+WITH q AS MATERIALIZED (
+    SELECT t.id, array_agg(t.waiter) AS waiters
+      FROM unnest(%(ids)s::text[], %(waiters)s::text[]) AS t(id, waiter) GROUP BY t.id),
+l AS MATERIALIZED (
+    SELECT r.id FROM everstep.run r
+     WHERE r.id = ANY (ARRAY(
+         SELECT q.id FROM q CROSS JOIN LATERAL (SELECT r.waiters FROM everstep.run r WHERE r.id = q.id LIMIT 1) r
+          WHERE NOT coalesce(r.waiters @> q.waiters, false)))
+     ORDER BY r.id FOR NO KEY UPDATE)
 UPDATE everstep.run r
-   SET waiters = CASE WHEN %(waiter)s = ANY (r.waiters) THEN r.waiters ELSE array_append(r.waiters, %(waiter)s) END
- WHERE r.id = %(id)s RETURNING r.id;
+   SET waiters = r.waiters || ARRAY(SELECT w FROM unnest(q.waiters) AS w WHERE w <> ALL (coalesce(r.waiters, '{}')))
+  FROM q WHERE q.id = r.id AND r.id = ANY (ARRAY(SELECT id FROM l));
 
 -- name: peek_outcome
 -- Another workflow's outcome, and the count of signals this snapshot knows of.
-SELECT r.signals, w.id IS NOT NULL AS known, w.name, w.status, w.codec, w.output, w.error
-  FROM everstep.run r LEFT JOIN everstep.workflow w ON w.id = %(target)s
- WHERE r.id = %(id)s;
+SELECT q.n AS question, r.signals, w.id IS NOT NULL AS known, w.name, w.status, w.codec, w.output, w.error
+  FROM unnest(%(ids)s::text[], %(targets)s::text[]) WITH ORDINALITY AS q(id, target, n)
+ CROSS JOIN LATERAL (SELECT r.signals FROM everstep.run r WHERE r.id = q.id LIMIT 1) r
+  LEFT JOIN LATERAL (
+    SELECT w.id, w.name, w.status, w.codec, w.output, w.error FROM everstep.workflow w
+     WHERE w.id = q.target LIMIT 1) w ON true;
 
 -- name: peek_event
-SELECT r.signals, w.id IS NOT NULL AS known, w.status, e.codec, e.body
-  FROM everstep.run r LEFT JOIN everstep.workflow w ON w.id = %(target)s
-  LEFT JOIN everstep.event e ON e.workflow_id = %(target)s AND e.key = %(key)s
- WHERE r.id = %(id)s;
+SELECT q.n AS question, r.signals, w.id IS NOT NULL AS known, w.status, e.codec, e.body
+  FROM unnest(%(ids)s::text[], %(targets)s::text[], %(keys)s::text[]) WITH ORDINALITY AS q(id, target, key, n)
+ CROSS JOIN LATERAL (SELECT r.signals FROM everstep.run r WHERE r.id = q.id LIMIT 1) r
+  LEFT JOIN LATERAL (
+    SELECT w.id, w.status FROM everstep.workflow w WHERE w.id = q.target LIMIT 1) w ON true
+  LEFT JOIN LATERAL (
+    SELECT e.codec, e.body FROM everstep.event e
+     WHERE e.workflow_id = q.target AND e.key = q.key LIMIT 1) e ON true;
 
 -- name: read_stream
 -- What a workflow has written after a place, and whether more can come.
