@@ -128,9 +128,7 @@ def _checked_debounce(options: StartOptions) -> Debounced | None:
         return None
     if not isinstance(debounce, Debounce):
         raise UsageError(f"debounce= takes everstep.Debounce(key, window=…), not {debounce!r}")
-    if others := sorted(
-        option for option in _NOT_DEBOUNCED if options.get(option) not in (None, 0)
-    ):
+    if others := sorted(option for option in _NOT_DEBOUNCED if options.get(option)):
         raise UsageError(
             f"debounce= decides when the workflow begins and which one it is, so {', '.join(others)} cannot be given "
             f"with it. For at most one open workflow with a key, whatever comes meanwhile, use dedup= alone"

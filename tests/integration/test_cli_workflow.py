@@ -39,6 +39,12 @@ async def fails(n: int) -> None:
 @app.workflow
 async def sleeps() -> None:
     await everstep.sleep(3600)
+
+@app.workflow
+async def counts(n: int) -> int:
+    if n < 11:
+        everstep.continue_as_new(n + 1)
+    return await price(n)
 """
 
 
@@ -99,6 +105,30 @@ def test_a_workflow_is_started_waited_for_and_looked_at(run: Everstep, working):
         "STEP",
         "NAME",
     ]
+
+
+def test_generations_are_a_column_of_the_steps_where_there_are_any(run: Everstep, working):
+    start = ("workflow", "start", "clishop:app", "counts", "--input", '{"n": 8}', "--id", "c")
+    assert run(*start, "--wait").out == "22\n"
+    lines = [line.split() for line in run("workflow", "steps", "c").out.splitlines()]
+    assert lines[0][:4] == ["GENERATION", "BRANCH", "STEP", "NAME"]
+    assert [line[:5] for line in lines[1:]] == [
+        ["1", "~1", "1", "counts", "continue"],
+        ["2", "~2", "1", "counts", "continue"],
+        ["3", "~3", "1", "counts", "continue"],
+        ["3", "~3", "2", "price", "step"],
+    ]
+
+
+def test_starts_are_debounced(run: Everstep, shop: Path, sql: Sql):
+    start = ("workflow", "start", "clishop:app", "counts", "--debounce", "k")
+    window = ("--debounce-window", "1h", "--debounce-max-wait", "2h")
+    first = run(*start, *window, "--input", '{"n": 1}')
+    second = run(*start, *window, "--input", '{"n": 2}')
+    assert (first.code, second.code, first.out) == (0, 0, second.out)
+    assert "has this input now" in second.err
+    assert sql("SELECT input, status FROM everstep.workflows") == [({"n": 2}, "waiting")]
+    assert_told(run(*start, "--input", '{"n": 1}'), 2, "--debounce-window TIME go together")
 
 
 async def test_the_same_id_and_input_from_code_is_the_same_workflow(
@@ -199,7 +229,7 @@ def test_bad_input_is_told_and_starts_nothing(run: Everstep, shop: Path, sql: Sq
     start = ("workflow", "start", "clishop:app")
     (shop / "huge.json").write_text(json.dumps({"order": {"id": 1, "lines": ["x" * 2**21]}}))
     cases = [
-        ((*start, "chekout"), "no workflow named 'chekout'", "checkout, fails, sleeps"),
+        ((*start, "chekout"), "no workflow named 'chekout'", "checkout, counts, fails, sleeps"),
         ((*start, "checkout", "--input", "{"), "--input is not JSON"),
         ((*start, "checkout", "--input", "[]"), "not a JSON object"),
         ((*start, "checkout", "--input", "@none.json"), "none.json cannot be read", "No such file"),

@@ -200,6 +200,20 @@ DAMAGE = {
         "running",
         "UPDATE everstep.run SET version = NULL WHERE id = 'running'",
     ),
+    "a generation that nobody began": (
+        "I5",
+        "waiting",
+        "UPDATE everstep.run SET generation = 10 WHERE id = 'waiting'",
+    ),
+    "a hand-over that only half happened": (
+        "I5",
+        "waiting",
+        (
+            "INSERT INTO everstep.checkpoint (workflow_id, branch, seq, kind, name, worker_id, epoch, attempts, codec, "
+            "output, seconds, recorded_at) SELECT workflow_id, '~1', 1, 14, name, worker_id, epoch, 1, 1, '{}', 0, "
+            "recorded_at FROM everstep.checkpoint WHERE workflow_id = 'waiting' ORDER BY seq DESC LIMIT 1"
+        ),
+    ),
     "a late write": (
         "I6",
         "done",

@@ -16,6 +16,7 @@ from everstep.cli.output import print_json
 from everstep.cli.session import with_client
 from everstep.cli.teaching import Taught
 from everstep.client import Client
+from everstep.debounce import Debounce
 from everstep.definitions import DEFAULT_QUEUE
 from everstep.errors import UsageError
 from everstep.handle import Handle
@@ -26,6 +27,7 @@ from everstep.handle import Handle
     examples=[
         """everstep workflow start app:app checkout --input '{"order": 7}' --wait""",
         "everstep workflow start app:app report --input @report.json --queue slow --delay 2h",
+        """everstep workflow start app:app reindex --input '{"shop": 7}' --debounce shop-7 --debounce-window 5s""",
         """everstep workflow start --name checkout --input '{"order": 7}' --queue checkout""",
     ],
 )
@@ -52,6 +54,23 @@ from everstep.handle import Handle
 @click.option(
     "--delay", type=duration, default="0", metavar="TIME", help="Begin later: 30, 5m, 2h, 3d"
 )
+@click.option(
+    "--debounce",
+    metavar="KEY",
+    help="Starts with the same key in a row are one: the last input runs",
+)
+@click.option(
+    "--debounce-window",
+    type=duration,
+    metavar="TIME",
+    help="It begins after so long without another",
+)
+@click.option(
+    "--debounce-max-wait",
+    type=duration,
+    metavar="TIME",
+    help="And at the latest so long after the first",
+)
 @click.option("--wait", is_flag=True, help="Wait for the result and print it")
 @click.option("--timeout", type=duration, metavar="TIME", help="Wait at most so long (exit code 7)")
 @options.database
@@ -66,6 +85,9 @@ def command(
     priority: int,
     partition: str | None,
     delay: timedelta,
+    debounce: str | None,
+    debounce_window: timedelta | None,
+    debounce_max_wait: timedelta | None,
     wait: bool,
     timeout: timedelta | None,
     url: str | None,
@@ -77,6 +99,7 @@ def command(
     alone nothing is checked: that is for code that is not at hand.
     """
     app = _app_of(target, workflow, name)
+    quiet = _debounce_of(debounce, debounce_window, debounce_max_wait)
     input_ = read_input(given)
     if app is not None:
         definition = app.workflow_named(str(workflow))
@@ -93,8 +116,9 @@ def command(
             priority=priority,
             partition=partition,
             delay=delay,
+            debounce=quiet,
         )
-        _say_started(handle, wait=wait)
+        _say_started(handle, wait=wait, debounced=quiet is not None)
         return handle, await handle.result(timeout) if wait else None
 
     limit = MAX_PAYLOAD if app is None else app.max_payload
@@ -115,8 +139,20 @@ def _app_of(target: str | None, workflow: str | None, name: str | None) -> App |
     return load_app(target)
 
 
-def _say_started(handle: Handle[Any], *, wait: bool) -> None:
-    if not handle.created:
+def _debounce_of(
+    key: str | None, window: timedelta | None, max_wait: timedelta | None
+) -> Debounce | None:
+    if key is not None and window is not None:
+        return Debounce(key, window, max_wait)
+    if key is None and window is None and max_wait is None:
+        return None
+    raise UsageError("--debounce KEY and --debounce-window TIME go together.")
+
+
+def _say_started(handle: Handle[Any], *, wait: bool, debounced: bool) -> None:
+    if not handle.created and debounced:
+        click.echo(f"note: workflow {handle.id} waits already, and has this input now", err=True)
+    elif not handle.created:
         click.echo(f"note: workflow {handle.id} was there already, with the same input", err=True)
     # Standard output holds one thing: the result if that is waited for, else the id.
     click.echo(f"workflow {handle.id}" if wait else handle.id, err=wait)

@@ -9,12 +9,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import psycopg
-from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb
 
-from everstep.errors import UsageError
-from everstep.store import arrays
 from everstep.store.arrays import Byteas, Floats, Jsons, SmallInts, Texts, Timestamps
 from everstep.store.connection import Connection, pooled
 from everstep.store.models import (
@@ -27,6 +23,7 @@ from everstep.store.models import (
     WorkflowInfo,
 )
 from everstep.store.statements import statements
+from everstep.store.within import row_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ class Workflows:
     async def start_within(self, connection: Any, start: Start) -> Started:
         """Start one workflow in the caller's own transaction, on a connection of theirs (psycopg, SQLAlchemy)."""
         arguments = _start_arguments([start], None)
-        return _started(await _row_within(connection, self._sql["start"], arguments))
+        return _started(await row_within(connection, self._sql["start"], arguments))
 
     async def start_debounced(self, connection: Connection, start: Start) -> tuple[str, bool]:
         """Start a workflow, or give one that waits this input. Returns its id, and whether it is new."""
@@ -95,7 +92,7 @@ class Workflows:
     async def debounce_within(self, connection: Any, start: Start) -> tuple[str, bool]:
         """The same in the caller's own transaction."""
         arguments = _debounced_arguments(start)
-        row = await _row_within(connection, self._sql["start_debounced"], arguments)
+        row = await row_within(connection, self._sql["start_debounced"], arguments)
         return row.id, row.created
 
     async def inputs(
@@ -231,44 +228,9 @@ def _debounced_arguments(start: Start) -> dict[str, object]:
     }
 
 
-async def _row_within(connection: Any, sql: bytes, arguments: dict[str, object]) -> Any:
-    """The one row of a statement on a connection of the caller's."""
-    driver = await driver_connection(connection)
-    if isinstance(driver, psycopg.AsyncConnection):
-        async with driver.cursor(row_factory=namedtuple_row) as cursor:
-            arrays.register(cursor)
-            await cursor.execute(sql, arguments)
-            return await cursor.fetchone()
-    with driver.cursor(row_factory=namedtuple_row) as plain:
-        arrays.register(plain)
-        plain.execute(sql, arguments)
-        return plain.fetchone()
-
-
 def _started(row: Any) -> Started:
     return Started(
         existing=frozenset(row.existing),
         claimed=frozenset(row.claimed),
         duplicates=dict(zip(row.duplicates, row.holders, strict=True)),
-    )
-
-
-async def driver_connection(
-    connection: Any,
-) -> psycopg.AsyncConnection[Any] | psycopg.Connection[Any]:
-    """The psycopg connection behind a caller's connection or session. Raises UsageError for anything else."""
-    found = connection
-    if hasattr(found, "sync_session"):  # SQLAlchemy AsyncSession
-        found = await found.connection()
-    elif hasattr(found, "get_bind") and callable(getattr(found, "connection", None)):
-        found = found.connection()  # SQLAlchemy Session
-    if hasattr(found, "get_raw_connection"):  # SQLAlchemy AsyncConnection
-        found = (await found.get_raw_connection()).driver_connection
-    elif hasattr(getattr(found, "connection", None), "driver_connection"):  # SQLAlchemy Connection
-        found = found.connection.driver_connection
-    if isinstance(found, (psycopg.AsyncConnection, psycopg.Connection)):
-        return found
-    raise UsageError(
-        f"connection= takes a psycopg connection, or a SQLAlchemy connection or session over psycopg, "
-        f"not {connection!r}"
     )

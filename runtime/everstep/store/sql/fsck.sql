@@ -91,7 +91,8 @@ WITH found AS MATERIALIZED (
 SELECT invariant, workflow_id, what FROM found LIMIT 100;
 
 -- name: I5
--- A run has an owner exactly while it is running; an owner has pinned its version and counted its epoch.
+-- A run has an owner exactly while it is running; an owner has pinned its version and counted its epoch. Its generation
+-- is the last one that was begun.
 SELECT 'I5' AS invariant, r.id AS workflow_id,
        CASE WHEN r.state = 2 AND r.worker_id IS NULL THEN 'running, but nobody owns it'
             WHEN r.state <> 2 AND r.worker_id IS NOT NULL
@@ -99,6 +100,12 @@ SELECT 'I5' AS invariant, r.id AS workflow_id,
             ELSE 'running without a version or at epoch 0' END AS what
   FROM everstep.run r
  WHERE (r.state = 2) <> (r.worker_id IS NOT NULL) OR (r.state = 2 AND (r.version IS NULL OR r.epoch < 1))
+UNION ALL
+SELECT 'I5', r.id, format('in generation %s, but the last one that was begun is %s', r.generation, c.last)
+  FROM everstep.run r CROSS JOIN LATERAL (
+    SELECT coalesce(max(substr(c.branch, 2)::integer), 0) AS last FROM everstep.checkpoint c
+     WHERE c.workflow_id = r.id AND c.branch >= '~' AND c.kind = 14 AND c.branch ~ '^~[0-9]{1,9}$') c
+ WHERE r.generation <> c.last
  LIMIT 100;
 
 -- name: I6
