@@ -216,10 +216,15 @@ SELECT count(*) AS released FROM u;
 -- name: rescue
 -- Level-triggered: any running run whose owner is not live, whatever made it so. Progress since the last
 -- crash resets the crash counter; without progress it counts up to the dead letter.
-WITH c AS MATERIALIZED (
-    SELECT r.id, r.generation FROM everstep.run r
+-- The owners come first, by themselves: a run that another sweep freed and a live worker claimed since this snapshot
+-- is met as it is now, and then its new owner is looked at anew, which an anti-join would not do.
+WITH g AS MATERIALIZED (
+    SELECT DISTINCT r.worker_id FROM everstep.run r
      WHERE r.state = 2 AND NOT EXISTS (
-           SELECT FROM everstep.worker k WHERE k.id = r.worker_id AND k.state < 3)
+           SELECT FROM everstep.worker k WHERE k.id = r.worker_id AND k.state < 3)),
+c AS MATERIALIZED (
+    SELECT r.id, r.generation FROM everstep.run r
+     WHERE r.state = 2 AND r.worker_id = ANY (ARRAY(SELECT worker_id FROM g))
      LIMIT 500 FOR UPDATE OF r SKIP LOCKED),
 s AS MATERIALIZED (
     SELECT c.id, (SELECT count(*) FROM everstep.checkpoint k
