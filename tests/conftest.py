@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -58,6 +59,20 @@ def pytest_report_header() -> str:
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
 # Tests that run side by side (`pytest -n 3`) are processes of their own: all of them have the same seed.
 os.environ["SEED"] = str(SEED)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the long runs counted: they say it by print, and docs/reliability.md speaks of it."""
+    passed = [
+        report
+        for report in terminalreporter.getreports("passed")
+        if report.when == "call" and "slow" in report.keywords and report.capstdout
+    ]
+    if passed:
+        terminalreporter.section("figures")
+    for report in passed:
+        terminalreporter.line(report.nodeid, bold=True)
+        terminalreporter.line(indent(report.capstdout.strip(), "    "))
 
 
 @pytest.fixture
