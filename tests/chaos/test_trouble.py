@@ -117,7 +117,7 @@ async def test_a_worker_whose_gil_is_held_past_its_lease_is_taken_over_from_once
 
 MAX_CRASHES = 3
 LETHAL = ("w_aborts", "w_overflows_the_stack")
-HARMLESS = {"w_recurses": "everstep.StepError", "w_eats_memory": "everstep.StepError"}
+HARMLESS = {"w_recurses": "RecursionError", "w_eats_memory": "MemoryError"}
 
 
 @pytest.mark.slow
