@@ -53,6 +53,7 @@ async def test_without_listeners_work_is_found_by_looking(database, worker, sql,
     assert p99 <= POLL_SECONDS[1] + 0.5
 
 
+@pytest.mark.slow
 async def test_no_commit_of_the_engine_notifies(tmp_path):
     """As the server's own log of statements has it: hints go over a session of their own, one at a time."""
     with running_server(settings={"log_statement": "all"}) as server:

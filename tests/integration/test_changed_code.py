@@ -76,10 +76,9 @@ async def test_every_change_within_what_is_recorded_is_told_and_overwrites_nothi
 ):
     before = app_of(lambda *_: ORIGINAL, stops=True)
     old = await worker(before, grace=0.1)
-    handles = [
-        await client.start(before.workflows["flow"], *case, id=f"w{number:03}")
-        for number, case in enumerate(CASES)
-    ]
+    handles = await asyncio.gather(
+        *[client.start(before.workflows["flow"], *case) for case in CASES]
+    )
     recorded = sum(prefix for *_, prefix in CASES)
     await eventually(lambda: sql.one("SELECT count(*) FROM everstep.checkpoint") == recorded)
     await old.stop()

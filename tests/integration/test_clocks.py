@@ -24,7 +24,7 @@ SELECT extract(epoch FROM c.recorded_at - s.recorded_at)::float8 - 1.5 AS second
 
 def libfaketime() -> str:
     """The library that gives a process another clock; skips where it is not installed."""
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not found:
         pytest.skip("libfaketime is not installed (Debian: apt-get install faketime)")
     return str(found[0])
@@ -63,7 +63,11 @@ async def test_workers_with_another_clock_are_as_good_as_any(clock, database, sq
     assert sql.one(RESCUED) == 0
 
 
-@pytest.mark.parametrize("step", [3_600, -3_600])
+@pytest.mark.parametrize(
+    # After a step back, what was recorded before it seems to come after: fsck says so, and is right.
+    "step",
+    [3_600, pytest.param(-3_600, marks=pytest.mark.no_fsck)],
+)
 async def test_a_step_of_the_databases_clock_takes_no_worker_down(
     step, client, worker, sql, monkeypatch
 ):
@@ -89,7 +93,7 @@ async def test_a_step_of_the_databases_clock_takes_no_worker_down(
     async def flow(n: int) -> int:
         return await work(n)
 
-    workers = [await worker(app, lease_ttl=1.5) for _ in range(3)]
+    workers = [await worker(app, lease_ttl=3) for _ in range(3)]
     tenures = [one.tenure for one in workers]
     handles = [await client.start(flow, n) for n in range(30)]
     await eventually(lambda: len(reached) == 30)
@@ -97,7 +101,7 @@ async def test_a_step_of_the_databases_clock_takes_no_worker_down(
     swept.clear()
     beaten = (
         "SELECT count(*) FROM everstep.worker "
-        "WHERE abs(extract(epoch FROM lease_until - everstep.clock())) < 2"
+        "WHERE abs(extract(epoch FROM lease_until - everstep.clock())) < 4"
     )
     await eventually(lambda: sql.one(beaten) == 3)
     await eventually(lambda: len(swept) >= 12, what="four looks at the leases by each")
