@@ -16,8 +16,11 @@ from everstep.engine.sweeper import Sweeper
 from everstep.engine.tenure import Phase
 
 RESCUED = "SELECT coalesce(sum(n), 0) FROM (TABLE everstep.metric_delta UNION ALL TABLE everstep.metric_total) m WHERE kind = 4"
+LEASE_SECONDS = 6
+SLEEP_SECONDS = 8.0
+"""Longer than a lease: a worker that is late with its beats would be declared dead meanwhile."""
 LATE = """
-SELECT extract(epoch FROM c.recorded_at - s.recorded_at)::float8 - 1.5 AS seconds
+SELECT extract(epoch FROM c.recorded_at - s.recorded_at)::float8 - %s AS seconds
   FROM everstep.checkpoint s JOIN everstep.checkpoint c ON c.workflow_id = s.workflow_id AND c.seq = 2 WHERE s.kind = 2
 """
 
@@ -39,7 +42,11 @@ async def test_workers_with_another_clock_are_as_good_as_any(clock, database, sq
         "FAKETIME": clock,
         "FAKETIME_DONT_FAKE_MONOTONIC": "0" if "x" in clock else "1",
     }
-    environment = {"LEDGER": str(tmp_path / "ledger"), "EVERSTEP_CONCURRENCY": "100"}
+    environment = {
+        "LEDGER": str(tmp_path / "ledger"),
+        "EVERSTEP_CONCURRENCY": "100",
+        "EVERSTEP_LEASE_SECONDS": f"{LEASE_SECONDS}",
+    }
     with Fleet(
         database, tmp_path, module="support.sleepers_app:app", environment=environment
     ) as fleet:
@@ -48,11 +55,11 @@ async def test_workers_with_another_clock_are_as_good_as_any(clock, database, sq
         await eventually(fleet.whole, within=90)
         async with Client.connect(database) as client:
             handles = await asyncio.gather(
-                *[client.start_named("sleeper", {"seconds": 1.5}) for _ in range(400)]
+                *[client.start_named("sleeper", {"seconds": SLEEP_SECONDS}) for _ in range(400)]
             )
             await asyncio.gather(*[handle.result(timeout=60) for handle in handles])
         assert fleet.died_by_themselves() == []
-    late = [row.seconds for row in sql(LATE)]
+    late = [row.seconds for row in sql(LATE, [SLEEP_SECONDS])]
     print(f"{len(late)} timers, {min(late):.2f} to {max(late):.2f} s late")
     assert len(late) == 400
     assert min(late) >= 0
