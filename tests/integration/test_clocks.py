@@ -44,7 +44,8 @@ async def test_workers_with_another_clock_are_as_good_as_any(clock, database, sq
     }
     environment = {
         "LEDGER": str(tmp_path / "ledger"),
-        "EVERSTEP_CONCURRENCY": "100",
+        "EVERSTEP_CONCURRENCY": "30",
+        "AWAKE_SECONDS": "0.5",
         "EVERSTEP_LEASE_SECONDS": f"{LEASE_SECONDS}",
     }
     with Fleet(

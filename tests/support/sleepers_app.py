@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -13,9 +14,13 @@ app = App("sleepers")
 ledger = Ledger(Path(os.environ["LEDGER"]))
 
 
+AWAKE_SECONDS = float(os.environ.get("AWAKE_SECONDS", "0"))
+
+
 @app.step
 async def awake() -> None:
     ledger.write(everstep.step_context().idempotency_key, "awake")
+    await asyncio.sleep(AWAKE_SECONDS)
 
 
 @app.workflow
