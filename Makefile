@@ -14,6 +14,8 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 # Most tests wait for something most of the time, so more of them than cores run side by side.
 BESIDE := -n 3 --dist worksteal
+LANGUAGE := language language_more steps sleep replay start sync plain endless cancel schedules versions \
+  transactions transactions_elsewhere waiting queue_order queue_changes
 LOCALKUBE := tests/e2e/cluster/localkube
 SCRIPTS := .ci/run scripts/lock scripts/make-venv scripts/render-chart $(LOCALKUBE) tests/e2e/cluster/images
 LOCKS := dev runtime operator build bench
@@ -39,8 +41,12 @@ test: .venv/.ready ## the tests that need no cluster, on an embedded Postgres
 test-slow: .venv/.ready ## the long races and chaos runs
 	@$(PYTEST) -m slow
 
+.PHONY: test-replay
+test-replay: .venv/.ready ## the tests of the language once more, with a replay after every checkpoint
+	@$(PYTEST) -m "not slow" --everstep-replay=always $(BESIDE) $(LANGUAGE:%=tests/integration/test_%.py)
+
 .PHONY: test-full
-test-full: check test test-slow e2e ## everything CI runs: check, test, e2e
+test-full: check test test-slow test-replay e2e ## everything CI runs: check, test, e2e
 
 .PHONY: check
 check: .venv/.ready ## format, lint, types, import rules and the quick unit tests

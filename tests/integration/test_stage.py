@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -12,8 +13,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import everstep
-from everstep import App, Client, Retry, WorkflowError, sync
+from everstep import App, Client, Rate, Retry, WorkflowError, sync
 from everstep.errors import WorkflowTimeoutError
+from everstep.store.connection import connect
+from everstep.store.testing import FakeClock
 from everstep.testing import Stage, StuckError, SyncStage
 
 DAY = timedelta(days=1)
@@ -375,3 +378,56 @@ async def test_what_does_not_end_is_told(
         await stage.clock.advance(days=1)
     held.set()
     await handle.result(10)
+
+
+@pytest.mark.slow
+async def test_ten_thousand_sleepers_wake_at_their_instant_and_none_early(
+    app: App, open_stage: OpenStage, rng: random.Random
+) -> None:
+    """T29: fifty instants of a month, stopped at one by one."""
+
+    @app.workflow
+    async def sleeper(until: datetime) -> float:
+        await everstep.sleep_until(until)
+        return (await everstep.now() - until).total_seconds()
+
+    stage = await open_stage()
+    now = await stage.clock.now()
+    instants = [now + timedelta(hours=hours) for hours in rng.sample(range(1, 720), 50)]
+    handles = await stage.client.start_many(
+        sleeper, [(rng.choice(instants),) for _ in range(10_000)]
+    )
+    await stage.clock.advance(days=31)
+    late = await asyncio.gather(*(handle.result(60) for handle in handles))
+    assert min(late) >= 0
+    # Time goes on by itself while they are woken, but to the next instant only when all have been.
+    assert max(late) < 3600
+
+
+async def test_what_is_due_this_very_moment_does_not_hide_what_comes_next(
+    app: App, everstep_database: str
+) -> None:
+    async with await connect(everstep_database, "test") as connection:
+        await connection.execute(
+            "INSERT INTO everstep.run (id, name, queue, state, ready_at, wake_at) "
+            "SELECT 'w' || n, 'w', 'default', 3, now(), now() + make_interval(hours => n) "
+            "FROM generate_series(0, 2) AS n"
+        )
+        found = await FakeClock("everstep").next_timer(connection)
+        assert found is not None
+        assert found <= datetime.now(UTC)
+        await connection.execute("DELETE FROM everstep.run")
+
+
+async def test_a_rate_is_a_timer_too(app: App, open_stage: OpenStage) -> None:
+    app.queue("slow", rate=Rate(1, timedelta(hours=1)))
+
+    @app.workflow(queue="slow")
+    async def hello() -> None:
+        pass
+
+    stage = await open_stage()
+    handles = [await stage.client.start(hello) for _ in range(3)]
+    await stage.clock.advance(minutes=150)
+    began = sorted([(await handle.info()).finished_at for handle in handles])
+    assert [round((at - began[0]) / timedelta(hours=1)) for at in began] == [0, 1, 2]

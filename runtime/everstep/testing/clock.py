@@ -18,8 +18,8 @@ from everstep.store.connection import Connection, Link
 from everstep.store.messages import Messages
 from everstep.store.testing import Busy, FakeClock
 
-PATIENCE_SECONDS = 10.0
-"""How long something may go on, by the real clock, before it is taken for something that does not end."""
+PATIENCE_SECONDS = 20.0
+"""How long the same may go on, by the real clock, before it is taken for something that does not end."""
 
 NAP_SECONDS = (0.001, 0.02)
 
@@ -53,7 +53,7 @@ class Clock:
 
         First everything that can go on does, until it waits. Then whatever is due on the way happens in its order,
         each at its own time: sleeps and timeouts end, deadlines pass, schedules tick. Raises StuckError if
-        something does not come to wait within ten seconds: a step that waits for this very test, for instance.
+        something does not come to wait within twenty seconds: a step that waits for this very test, for instance.
         """
         span = duration_of(duration, parts)
         await self.quiet()
@@ -94,7 +94,7 @@ class Clock:
             patience = _Patience()
 
     async def quiet(self) -> None:
-        """Wait until everything waits: nothing is running, queued or due. Raises StuckError after ten seconds."""
+        """Wait until everything waits: nothing is running, queued or due. Raises StuckError after twenty seconds of the same."""
         patience = _Patience()
         while busy := await self._busy():
             await patience.nap(busy)
@@ -155,9 +155,12 @@ class _Patience:
 
     def __init__(self) -> None:
         self._until = time.monotonic() + PATIENCE_SECONDS
+        self._seen: list[Busy] = []
         self._nap, self._longest = NAP_SECONDS
 
     async def nap(self, busy: list[Busy]) -> None:
+        if busy != self._seen:
+            self._seen, self._until = busy, time.monotonic() + PATIENCE_SECONDS
         if time.monotonic() > self._until:
             what = ", ".join(f"{one.what} {one.why}" for one in busy)
             raise StuckError(

@@ -32,22 +32,23 @@ WITH l AS MATERIALIZED (SELECT DISTINCT k.version FROM everstep.worker k WHERE k
 SELECT r.id, CASE WHEN r.state = 2 THEN 'is running' WHEN r.state = 1 THEN 'is queued' ELSE 'is due' END AS why
   FROM everstep.run r
  WHERE r.state = 2
-    OR EXISTS (SELECT FROM l) AND r.deadline <= everstep.clock()
-    OR r.name = ANY (%(names)s::text[]) AND r.queue = ANY (%(queues)s::text[])
+    OR EXISTS (SELECT FROM l) AND (r.deadline <= everstep.clock() OR r.state = 3 AND r.wake_at <= everstep.clock())
+    OR r.state = 1 AND r.name = ANY (%(names)s::text[]) AND r.queue = ANY (%(queues)s::text[])
    AND EXISTS (SELECT FROM l WHERE r.version IS NULL OR l.version = r.version)
-   AND (r.state = 3 AND r.wake_at <= everstep.clock()
-        OR r.state = 1 AND NOT EXISTS (
-           SELECT FROM everstep.queue q WHERE q.name = r.queue
-              AND (q.paused OR q.partition_rate IS NOT NULL
-                   OR q.tat > everstep.clock() + (q.burst - 1) * q.rate_per / q.rate)))
+   AND NOT EXISTS (
+       SELECT FROM everstep.queue q LEFT JOIN everstep.queue_partition p
+              ON p.queue = q.name AND p.partition = r.partition AND q.partition_rate IS NOT NULL
+        WHERE q.name = r.queue
+          AND (q.paused OR q.tat > everstep.clock() + (q.burst - 1) * q.rate_per / q.rate
+               OR p.tat > everstep.clock() + (q.partition_burst - 1) * q.partition_rate_per / q.partition_rate))
 UNION ALL
 SELECT s.name, 'is a schedule with a tick that is due' FROM everstep.schedule s
  WHERE NOT s.paused AND s.removed_at IS NULL AND s.next_at <= everstep.clock() AND EXISTS (SELECT FROM l)
- LIMIT 10;
+ ORDER BY 1 LIMIT 10;
 
 -- name: next_timer
 -- When something will happen by itself: a sleep or a timeout ends, a deadline passes, a schedule ticks, a rate lets
--- the next workflow begin.
+-- the next workflow begin. What has become due this very moment counts, or it would hide what comes after it.
 SELECT min(t.at) AS at FROM (
     SELECT min(r.wake_at) AS at FROM everstep.run r WHERE r.state = 3
     UNION ALL
@@ -55,16 +56,16 @@ SELECT min(t.at) AS at FROM (
     UNION ALL
     SELECT min(s.next_at) FROM everstep.schedule s WHERE NOT s.paused AND s.removed_at IS NULL
     UNION ALL
-    SELECT min(q.tat - (q.burst - 1) * q.rate_per / q.rate) FROM everstep.queue q
-     WHERE q.rate IS NOT NULL AND NOT q.paused
-       AND EXISTS (SELECT FROM everstep.run r WHERE r.queue = q.name AND r.state = 1)
-    UNION ALL
-    SELECT min(p.tat - (q.partition_burst - 1) * q.partition_rate_per / q.partition_rate)
-      FROM everstep.queue q JOIN everstep.queue_partition p ON p.queue = q.name
-     WHERE q.partition_rate IS NOT NULL AND NOT q.paused
-       AND EXISTS (SELECT FROM everstep.run r
-                    WHERE r.queue = q.name AND r.partition = p.partition AND r.state = 1)) t
- WHERE t.at > everstep.clock();
+    SELECT min(o.at) FROM everstep.queue q CROSS JOIN LATERAL (
+        SELECT q.tat - (q.burst - 1) * q.rate_per / q.rate AS at WHERE q.rate IS NOT NULL
+         UNION ALL
+        SELECT p.tat - (q.partition_burst - 1) * q.partition_rate_per / q.partition_rate
+          FROM everstep.queue_partition p
+         WHERE p.queue = q.name AND q.partition_rate IS NOT NULL
+           AND EXISTS (SELECT FROM everstep.run r
+                        WHERE r.queue = q.name AND r.partition = p.partition AND r.state = 1)) o
+     WHERE NOT q.paused AND o.at > everstep.clock()
+       AND EXISTS (SELECT FROM everstep.run r WHERE r.queue = q.name AND r.state = 1)) t;
 
 -- name: waiting_for
 SELECT r.wait_key FROM everstep.run r WHERE r.id = %(id)s AND r.state = 3;
