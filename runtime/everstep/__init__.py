@@ -7,6 +7,7 @@ from everstep.database import Database
 from everstep.debounce import Debounce
 from everstep.definitions import AsyncWorkflow, PlainStep, PlainWorkflow, Step, Workflow
 from everstep.durable import ChildHandle, run, sleep, sleep_until, start
+from everstep.encoding import Codec, PayloadPlace
 from everstep.endless import continue_as_new
 from everstep.engine.worker import Worker
 from everstep.errors import (
@@ -46,6 +47,7 @@ __all__ = [
     "CatchUp",
     "ChildHandle",
     "Client",
+    "Codec",
     "Connection",
     "Database",
     "DatabaseUnreachableError",
@@ -57,6 +59,7 @@ __all__ = [
     "NonDeterminismError",
     "Overlap",
     "PayloadError",
+    "PayloadPlace",
     "PlainConnection",
     "PlainStep",
     "PlainWorkflow",

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from everstep.app_steps import Steps, chosen_name
 from everstep.decorators import ScheduleDecorator, WorkflowDecorator
 from everstep.definitions import DEFAULT_QUEUE, AsyncWorkflow, PlainWorkflow, Workflow
+from everstep.encoding import Codec, Encoding
 from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.queues import Queue, Rate, queue_name
 from everstep.schedules import CatchUp, Overlap, Schedule, make_schedule
@@ -25,10 +26,12 @@ class App(Steps):
     """Workflows and steps by name. Several apps in one process do not know of each other.
 
     `name` appears in logs and metrics. `max_payload` is the limit of one input, result or step result in
-    bytes, at most 64 MiB.
+    bytes, at most 64 MiB. `codec` turns payloads into what is stored, such as ciphertext, and back.
     """
 
-    def __init__(self, name: str, *, max_payload: int = MAX_PAYLOAD) -> None:
+    def __init__(
+        self, name: str, *, max_payload: int = MAX_PAYLOAD, codec: Codec | None = None
+    ) -> None:
         if not name or not name.isprintable():
             raise UsageError("an App has a printable, non-empty name")
         if not 0 < max_payload <= 64 * 1_048_576:
@@ -37,6 +40,7 @@ class App(Steps):
             )
         super().__init__(name)
         self.max_payload = max_payload
+        self.codec = Encoding(codec).codec
         self.workflows: dict[str, Workflow[Any, Any]] = {}
         self.schedules: dict[str, Schedule] = {}
         self.declared_queues: dict[str, Queue] = {}

@@ -17,6 +17,7 @@ from everstep.blocking_timetable import Timetable
 from everstep.children import start_child
 from everstep.context import current_branch
 from everstep.definitions import Workflow
+from everstep.encoding import Codec
 from everstep.errors import UsageError
 from everstep.portal import on_loop, wait_on
 from everstep.startable import StartOptions, Takes0, Takes1, Takes2, Takes3, Takes4
@@ -43,10 +44,11 @@ class Client(ClientMessages):
         schema: str = "everstep",
         *,
         max_payload: int = MAX_PAYLOAD,
+        codec: Codec | None = None,
         listen: bool = True,
     ) -> None:
         self._make: Callable[[], asynchronous.Client] = lambda: asynchronous.Client(
-            url, schema, max_payload=max_payload, listen=listen
+            url, schema, max_payload=max_payload, codec=codec, listen=listen
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -59,10 +61,11 @@ class Client(ClientMessages):
         schema: str = "everstep",
         *,
         max_payload: int = MAX_PAYLOAD,
+        codec: Codec | None = None,
         listen: bool = True,
     ) -> Self:
         """A client for the time of a `with`."""
-        return cls(url, schema, max_payload=max_payload, listen=listen)
+        return cls(url, schema, max_payload=max_payload, codec=codec, listen=listen)
 
     def __enter__(self) -> Self:
         self.open()

@@ -27,14 +27,18 @@ R = TypeVar("R")
 class Client(ClientStarts, ClientMessages):
     """Speaks to the workflows of one schema in one database.
 
-    Use `async with Client.connect(url) as client`. `max_payload` limits inputs, in bytes.
+    Use `async with Client.connect(url) as client`. `max_payload` limits inputs, in bytes; `codec` is that of
+    the App, if it has one.
     """
 
     @cached_property
     def schedules(self) -> Timetable:
         """Schedules: pause, resume, change, trigger, backfill."""
         return Timetable(
-            self._ask_link, self._schema, started=lambda: self._notifier.hint(Channel.READY)
+            self._ask_link,
+            self._schema,
+            self.encoding,
+            started=lambda: self._notifier.hint(Channel.READY),
         )
 
     def handle(self, workflow: Workflow[Any, R], id: str) -> Handle[R]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from everstep.app import MAX_PAYLOAD
 from everstep.codec import Payload
+from everstep.encoding import Codec, Encoding
 from everstep.errors import UsageError
 from everstep.handle import Handle
 from everstep.outcomes import Outcomes
@@ -29,7 +30,7 @@ R = TypeVar("R")
 
 
 class ClientBase:
-    """Links, batches and pollers of one client; `max_payload` limits inputs, in bytes."""
+    """Links, batches and pollers of one client; `max_payload` limits inputs, in bytes; `codec` as the App's."""
 
     def __init__(
         self,
@@ -37,20 +38,24 @@ class ClientBase:
         schema: str = "everstep",
         *,
         max_payload: int = MAX_PAYLOAD,
+        codec: Codec | None = None,
         listen: bool = True,
     ) -> None:
         checked_schema(schema)
         self._max_payload = max_payload
+        self.encoding = Encoding(codec)
         # Starts may claim as well, so they are under the time limit of claims.
         self._start_link = Link(url, "everstep client", CLAIM_TIMEOUT_SECONDS)
         self._ask_link = Link(url, "everstep client")
         self._notify_link = Link(url, "everstep notify")
         self._workflows = Workflows(schema)
-        self._messages = Messages(schema)
+        self._messages = Messages(schema, self.encoding)
         self._schema = schema
         self.outcomes = Outcomes(self._ask_link, self._workflows)
         self._notifier = Notifier(self._notify_link, schema)
-        self._starter = Starter(self._start_link, self._workflows, started=self._after_start)
+        self._starter = Starter(
+            self._start_link, self._workflows, self.encoding, started=self._after_start
+        )
         self._ear = Ear(url, schema, {Channel.DONE: self.outcomes.hint}) if listen else None
         self._here: Here | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -63,13 +68,14 @@ class ClientBase:
         schema: str = "everstep",
         *,
         max_payload: int = MAX_PAYLOAD,
+        codec: Codec | None = None,
         listen: bool = True,
     ) -> AsyncIterator[Self]:
         """A client for the time of an `async with`.
 
         Raises DatabaseUnreachableError, SchemaError or UsageError at once rather than at the first call.
         """
-        client = cls(url, schema, max_payload=max_payload, listen=listen)
+        client = cls(url, schema, max_payload=max_payload, codec=codec, listen=listen)
         await client.open()
         try:
             yield client

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from everstep.client_base import ClientBase
-from everstep.codec import JSON, encode_plain
+from everstep.codec import encode_plain
 from everstep.errors import (
     UnknownWorkflowError,
 )
@@ -31,7 +31,7 @@ class ClientMessages(ClientBase):
         """
         body = encode_plain(message, f"message of topic {topic!r}", self._max_payload)
         open_ = await self._ask_link.retry(
-            lambda c: self._messages.send(c, workflow_id, topic, codec=JSON, body=body, key=key)
+            lambda c: self._messages.send(c, workflow_id, topic, body=body, key=key)
         )
         if open_:
             await self._ask_link.retry(lambda c: self._messages.wake(c, [workflow_id]))

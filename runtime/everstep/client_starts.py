@@ -93,6 +93,7 @@ class ClientStarts(ClientBase):
     async def _start(
         self, start: Start, payload: Payload[Any], options: StartOptions
     ) -> Handle[Any]:
+        start = self.encoding.start(start)
         if start.debounce is not None:
             return await self._start_debounced(start, payload, options.get("connection"))
         try:
@@ -131,7 +132,9 @@ class ClientStarts(ClientBase):
             raise DuplicateWorkflowError(start.dedup or "", holder)
         if start.id in reply.existing:
             found = await self._ask_link.retry(lambda c: self._workflows.inputs(c, [start.id]))
-            if start.id in found and (conflict := difference(start, *found[start.id])):
+            if start.id in found and (
+                conflict := difference(start, self.encoding, *found[start.id])
+            ):
                 raise conflict
         return start.id not in reply.existing
 

@@ -56,7 +56,7 @@ class Payload(Generic[T]):
         """
         body = _encode(value, self.place, limit, self._order)
         decoded = self.decode(body)
-        if self._plain and decoded != value and not _same_json(value, decoded):
+        if self._plain and not _equal(decoded, value) and not _same_json(value, decoded):
             raise PayloadError(
                 f"{self.place}: without an annotation only JSON values are taken, and {_brief(value)} would "
                 f"come back as {_brief(decoded)}. Annotate it with its type."
@@ -110,7 +110,7 @@ class Arguments:
         except TypeError as error:
             raise UsageError(f"{self.place}: {error}") from None
         body, decoded = self._payload.round_trip(value, limit)
-        if decoded != value and not _same_json(
+        if not _equal(decoded, value) and not _same_json(
             msgspec.to_builtins(value, enc_hook=_to_json, builtin_types=_KEPT),
             msgspec.to_builtins(decoded, enc_hook=_to_json, builtin_types=_KEPT),
         ):
@@ -215,7 +215,15 @@ def _same_json(value: Any, decoded: Any) -> bool:
         )
     if isinstance(value, list):
         return len(value) == len(decoded) and all(map(_same_json, value, decoded))
-    return bool(value == decoded)
+    return _equal(value, decoded)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two values say that they are equal; some raise an error instead."""
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001
+        return False
 
 
 def _brief(value: Any) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from everstep.acknowledgement import Acknowledgement
 from everstep.codec import Arguments
+from everstep.encoding import PLAIN, Encoding
 from everstep.errors import ControlSignal, Fenced, NonDeterminismError, Parked, UsageError
 from everstep.store.models import Checkpoint, CheckpointKind, Ending, Seen, Start
 
@@ -129,6 +130,7 @@ class Execution:
     taken: set[int] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    encoding: Encoding = PLAIN
     generation: int = 0
     arguments: Arguments | None = None
 
@@ -149,7 +151,7 @@ class Execution:
                 self.id, _place(*position), expected, f"{kind.name.lower()} {name}"
             )
             raise self.broken
-        return row
+        return None if row is None else self.encoding.opened(self.id, row)
 
     def ended_at(self, branch: Branch, how: str) -> None:
         """The function is over. Raises NonDeterminismError if its own branch has recorded steps beyond that."""
@@ -165,7 +167,9 @@ class Execution:
         if isinstance(self.signal, (Fenced, Parked)):
             # A step that ended after its workflow had left: this worker may own it anew, at another epoch.
             raise self.signal
-        self.pending = self.recorder.checkpoint(self, row, child)
+        stored = self.encoding.row(self.id, row)
+        start = child and self.encoding.start(child)
+        self.pending = self.recorder.checkpoint(self, stored, start)
         return self.pending
 
     async def settle(self) -> None:

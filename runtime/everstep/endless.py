@@ -49,11 +49,11 @@ def main_branch(generation: int) -> str:
     return f"~{generation}" if generation else ""
 
 
-def generation_of(log: Iterable[Checkpoint]) -> tuple[int, bytes | None]:
-    """Which generation a log is of, and its input, if that is not the one the workflow was started with."""
+def generation_of(log: Iterable[Checkpoint]) -> tuple[int, Checkpoint | None]:
+    """Which generation a log is of, and what holds its input, if that is not the one the workflow was started with."""
     for row in log:
         if row.kind == CheckpointKind.CONTINUE:
-            return int(row.branch.removeprefix("~")), row.output
+            return int(row.branch.removeprefix("~")), row
     return 0, None
 
 

@@ -64,7 +64,7 @@ class Handle(Generic[R]):
                 f"workflow {self.id!r} has not finished within {seconds:g} s; it goes on, and "
                 f"`everstep workflow get {self.id}` shows where it stands"
             ) from None
-        return cast(R, value_of(outcome, self.payload))
+        return cast(R, value_of(self._client.encoding.outcome(outcome), self.payload))
 
     def result_in(self, branch: Branch) -> Coroutine[object, None, R]:
         """Inside a workflow: waited for parked, and recorded at the position taken now."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from everstep.codec import JSON
+from everstep.encoding import Encoding
 from everstep.errors import DuplicateWorkflowError, PayloadError, WorkflowConflictError
 from everstep.store.connection import Connection, Link, RowRejected
 from everstep.store.models import Start, Started
@@ -42,8 +42,14 @@ class Starter:
     """Queue of starts. Every start resolves to whether the workflow is new, or to its error."""
 
     def __init__(
-        self, link: Link, workflows: Workflows, *, started: Callable[[list[Start], Started], None]
+        self,
+        link: Link,
+        workflows: Workflows,
+        encoding: Encoding,
+        *,
+        started: Callable[[list[Start], Started], None],
     ) -> None:
+        self._encoding = encoding
         self._link = link
         self._workflows = workflows
         self._started = started
@@ -137,22 +143,28 @@ class Starter:
         await self._flush(batch[middle:], eager)
 
     async def _conflicts(self, starts: list[Start], reply: Started) -> dict[str, Exception]:
-        async def fetch(connection: Connection) -> dict[str, tuple[str, int, bytes]]:
+        async def fetch(connection: Connection) -> dict[str, tuple[str, bytes]]:
             return await self._workflows.inputs(connection, sorted(reply.existing))
 
         found = await self._link.retry(fetch)
         return {
-            s.id: error for s in starts if s.id in found and (error := difference(s, *found[s.id]))
+            s.id: error
+            for s in starts
+            if s.id in found and (error := difference(s, self._encoding, *found[s.id]))
         }
 
 
-def difference(start: Start, name: str, codec: int, body: bytes) -> WorkflowConflictError | None:
-    """An error if the recorded workflow is another one than the one to be started."""
+def difference(start: Start, encoding: Encoding, name: str, body: bytes) -> Exception | None:
+    """An error if the recorded workflow is another one than the one to be started, or if that cannot be told."""
     if name != start.name:
         return WorkflowConflictError(start.id, f"is of workflow {name!r}, not {start.name!r}")
-    if codec == start.codec == JSON and not _same(body, start.input):
+    try:
+        recorded, given = (encoding.input(each, start.id, name) for each in (body, start.input))
+    except PayloadError as error:
+        return error
+    if not _same(recorded, given):
         return WorkflowConflictError(
-            start.id, f"has the input {_brief(body)}, not {_brief(start.input)}"
+            start.id, f"has the input {_brief(recorded)}, not {_brief(given)}"
         )
     return None
 

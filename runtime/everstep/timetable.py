@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TypedDict, Unpack
 
 from everstep.cron import Cron, Every, Timing, make_timing, ticks
+from everstep.encoding import Encoding
 from everstep.errors import UsageError
 from everstep.ids import new_id
 from everstep.schedules import CatchUp, Overlap, tick_id, tick_input
@@ -50,9 +51,11 @@ class Timetable:
     Methods that take a name raise UsageError if there is no such schedule, or it is no longer in the code.
     """
 
-    def __init__(self, link: Link, schema: str, *, started: Callable[[], None]) -> None:
+    def __init__(
+        self, link: Link, schema: str, encoding: Encoding, *, started: Callable[[], None]
+    ) -> None:
         self._link = link
-        self._schedules = Schedules(schema)
+        self._schedules = Schedules(schema, encoding)
         self._queues = Queues(schema)
         self._started = started
 

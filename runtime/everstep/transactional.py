@@ -90,6 +90,7 @@ class _Transaction(Generic[P, R]):
             form=self.form,
             database="" if self.database is None else self.database.name,
             mark=mark,
+            encoding=branch.execution.encoding,
         )
 
     def _here(self) -> Branch:

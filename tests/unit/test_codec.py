@@ -187,6 +187,14 @@ def test_a_call_that_does_not_fit_is_a_usage_error(args, kwargs):
         Arguments(function, "workflow test").encode(args, kwargs, LIMIT)
 
 
+@pytest.mark.parametrize("odd", ["sNaN", "NaN"])
+def test_an_argument_that_is_not_equal_to_itself_is_refused(odd):
+    def function(a: Decimal) -> None: ...
+
+    with pytest.raises(PayloadError, match="would come back as"):
+        Arguments(function, "workflow w").encode((Decimal(odd),), {}, LIMIT)
+
+
 def test_a_mutable_default_is_not_shared():
     def function(a: list[int] = []) -> None: ...  # noqa: B006
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from everstep.app import MAX_PAYLOAD
 from everstep.client import Client
+from everstep.encoding import Codec
 from everstep.settings import Settings
 from everstep.store.checks import check_schema
 from everstep.store.connection import Connection, Link
@@ -21,12 +22,16 @@ def with_client(
     function: Callable[[Client], Awaitable[T]],
     *,
     max_payload: int = MAX_PAYLOAD,
+    codec: Codec | None = None,
 ) -> T:
     """Call `function` with a client of the database that options and environment name."""
     settings = Settings.from_environment(url=url, schema=schema)
 
     async def call() -> T:
-        async with Client.connect(settings.url, settings.schema, max_payload=max_payload) as client:
+        connecting = Client.connect(
+            settings.url, settings.schema, max_payload=max_payload, codec=codec
+        )
+        async with connecting as client:
             return await function(client)
 
     return asyncio.run(call())

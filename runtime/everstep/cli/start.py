@@ -122,7 +122,8 @@ def command(
         return handle, await handle.result(timeout) if wait else None
 
     limit = MAX_PAYLOAD if app is None else app.max_payload
-    _, result = with_client(url, schema, begin, max_payload=limit)
+    codec = None if app is None else app.codec
+    _, result = with_client(url, schema, begin, max_payload=limit, codec=codec)
     if wait:
         print_json(result)
 

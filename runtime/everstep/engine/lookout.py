@@ -13,10 +13,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from everstep.context import Execution
+from everstep.encoding import PayloadPlace, event_of, message_to
 from everstep.errors import Fenced
 from everstep.store.connection import Connection, Link
 from everstep.store.messages import Messages
@@ -62,15 +63,20 @@ class Lookout:
 
     async def message(self, execution: Execution, topic: str) -> Seen:
         """The oldest message of a topic that this workflow has not taken."""
-        return await self._ask(_Question(_Sight.MESSAGE, execution, execution.id, topic))
+        seen = await self._ask(_Question(_Sight.MESSAGE, execution, execution.id, topic))
+        return _opened(execution, seen, message_to(execution.id, topic))
 
     async def outcome(self, execution: Execution, target: str) -> Seen:
         """Another workflow's outcome, and to be woken by it."""
-        return await self._ask(_Question(_Sight.OUTCOME, execution, target, watch=True))
+        seen = await self._ask(_Question(_Sight.OUTCOME, execution, target, watch=True))
+        if seen.outcome is None:
+            return seen
+        return replace(seen, outcome=execution.encoding.outcome(seen.outcome))
 
     async def event(self, execution: Execution, target: str, key: str) -> Seen:
         """Another workflow's event, and to be woken by it."""
-        return await self._ask(_Question(_Sight.EVENT, execution, target, key, watch=True))
+        seen = await self._ask(_Question(_Sight.EVENT, execution, target, key, watch=True))
+        return _opened(execution, seen, event_of(target, key))
 
     async def run(self) -> None:
         """Ask for ever. Once this ends nobody answers any more, and whoever asks is fenced."""
@@ -142,6 +148,13 @@ class Lookout:
             case _Sight.EVENT:
                 triples = [(q.execution.id, q.target, q.key) for q in some]
                 return await self._messages.peek_events(connection, triples)
+
+
+def _opened(execution: Execution, seen: Seen, place: PayloadPlace) -> Seen:
+    """With what the codec made undone: here, so that a body it does not take is the asker's trouble alone."""
+    if seen.body is None:
+        return seen
+    return replace(seen, body=execution.encoding.decode(seen.body, place))
 
 
 def _give(question: _Question, seen: Seen | None) -> None:

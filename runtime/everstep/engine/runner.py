@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from everstep.app import App
 from everstep.context import Branch, Execution, Probe, current_branch, log_of
 from everstep.definitions import Workflow
+from everstep.encoding import Encoding
 from everstep.endless import continuation_in, generation_of, main_branch, next_generation
 from everstep.engine.committer import Committer
 from everstep.errors import (
@@ -24,6 +25,7 @@ from everstep.errors import (
     Failure,
     Fenced,
     Parked,
+    PayloadError,
 )
 from everstep.store.models import Checkpoint, Claimed, Ending
 
@@ -51,6 +53,7 @@ class Runner:
         self._probe = probe
         self._committer = committer
         self._threads = threads
+        self._encoding = Encoding(app.codec)
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self.executions: dict[str, Execution] = {}
@@ -62,7 +65,7 @@ class Runner:
         """Begin, or begin again, a workflow this worker has claimed."""
         workflow = self._app.workflows[claimed.name]
         rows = list(log_rows)
-        generation, body = generation_of(rows)
+        generation, continued = generation_of(rows)
         execution = Execution(
             id=claimed.id,
             name=claimed.name,
@@ -76,14 +79,14 @@ class Runner:
             suspect=claimed.suspect,
             generation=generation,
             arguments=workflow.arguments,
+            encoding=self._encoding,
         )
         if self._probe is not None:
             execution.recorder = execution.probe = self._probe(execution)
         self.executions[claimed.id] = execution
         self.running[claimed.queue] += 1
-        execution.task = self._loop.create_task(
-            self._run(execution, workflow, body or claimed.input)
-        )
+        given = continued or claimed
+        execution.task = self._loop.create_task(self._run(execution, workflow, given))
         execution.task.add_done_callback(partial(self._left, execution, claimed.queue))
         if claimed.cancel:
             # Its last owner left before it saw the cancellation.
@@ -104,10 +107,12 @@ class Runner:
         for execution in list(self.executions.values()):
             execution.interrupt(Fenced())
 
-    async def _run(self, execution: Execution, workflow: Workflow[Any, Any], body: bytes) -> None:
+    async def _run(
+        self, execution: Execution, workflow: Workflow[Any, Any], given: Claimed | Checkpoint
+    ) -> None:
         try:
             execution.check()
-            output = await self._call(execution, workflow, body)
+            output = await self._call(execution, workflow, given)
             ending: tuple[Ending, bytes | None, bytes | None] = (Ending.SUCCEEDED, output, None)
         except ControlSignal as signal:
             if not isinstance(signal, Cancelled):
@@ -131,25 +136,39 @@ class Runner:
         execution.signal = execution.broken = None
         execution.over = True
         try:
-            await execution.recorder.finish(execution, *ending).wait()
+            await self._end(execution, ending)
             if execution.broken is not None:
                 # The ending itself was refused: say so in its place.
                 ending = _failed(execution.broken)
                 execution.broken = None
-                await execution.recorder.finish(execution, *ending).wait()
+                await self._end(execution, ending)
         except (ControlSignal, asyncio.CancelledError):
             return
         if execution.signal is None or isinstance(execution.signal, Cancelled):
             self._ended(execution.id, *ending)
 
-    async def _call(self, execution: Execution, workflow: Workflow[Any, Any], body: bytes) -> bytes:
+    async def _end(
+        self, execution: Execution, ending: tuple[Ending, bytes | None, bytes | None]
+    ) -> None:
+        how, output, error = ending
+        try:
+            output, error = self._encoding.ending(execution.id, output, error)
+        except PayloadError as refused:
+            # Of the codec: this says where and why, and nothing of what was to be hidden.
+            _, output, error = _failed(refused)
+            how = Ending.FAILED
+        await execution.recorder.finish(execution, how, output, error).wait()
+
+    async def _call(
+        self, execution: Execution, workflow: Workflow[Any, Any], given: Claimed | Checkpoint
+    ) -> bytes:
         generation = execution.generation
         branch = Branch(execution, main_branch(generation), seq=1 if generation else 0)
         token = current_branch.set(branch)
         continued: Continued | None = None
         value: Any = None
         try:
-            value = await self._function(workflow, body)
+            value = await self._function(workflow, self._input(execution, given))
         except (Continued, BaseExceptionGroup) as error:
             if (continued := continuation_in(error)) is None:
                 raise
@@ -173,13 +192,21 @@ class Runner:
         call = partial(copy_context().run, workflow.function, *args, **kwargs)
         return await self._loop.run_in_executor(self._threads, call)
 
+    def _input(self, execution: Execution, given: Claimed | Checkpoint) -> bytes:
+        """The JSON of the function's arguments. Raises PayloadError if it cannot be had."""
+        if isinstance(given, Claimed):
+            return self._encoding.input(given.input, given.id, given.name)
+        body = self._encoding.opened(execution.id, given).output
+        assert body is not None
+        return body
+
     async def _hand_over(self, execution: Execution, body: bytes) -> NoReturn:
         """Leave the workflow to its next generation. Raises Parked, or why that was refused."""
         if execution.pending is not None:
             # A row of this generation that is refused fails the workflow; the next one could not tell.
             await execution.pending.wait()
             execution.check()
-        row = next_generation(execution, body)
+        row = self._encoding.row(execution.id, next_generation(execution, body))
         await self._committer.hand_over(execution, row, execution.generation + 1).wait()
         execution.check()
         raise AssertionError("a commit takes a workflow that continues, or says why not")

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from everstep.cron import Cron, make_timing
+from everstep.encoding import PLAIN, Encoding
 from everstep.errors import Failure, UsageError
 from everstep.schedules import CatchUp, Overlap, Schedule, due, tick_id, tick_input
 from everstep.store.connection import Connection, Link
@@ -44,6 +45,7 @@ class Scheduler:
         app: str,
         schema: str,
         version: str,
+        encoding: Encoding = PLAIN,
         announce: Callable[[], None],
     ) -> None:
         self._link = link
@@ -51,7 +53,7 @@ class Scheduler:
         self._app = app
         self._version = version
         self._announce = announce
-        self._schedules = Schedules(schema)
+        self._schedules = Schedules(schema, encoding)
         self._workflows = Workflows(schema)
         self._messages = Messages(schema)
         self._routing = -1

@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 from everstep.app import App
 from everstep.context import Execution, Probe
+from everstep.encoding import Encoding
 from everstep.engine.cancellations import Cancellations
 from everstep.engine.claimer import Claimer
 from everstep.engine.committer import Committer, DatabaseClock
@@ -86,7 +87,8 @@ class Tenure:
         self._runs = Runs(settings.schema, self.me, settings.version)
         self._workers = Workers(settings.schema, self.me)
         self._clock = DatabaseClock()
-        messages = Messages(settings.schema)
+        self._encoding = Encoding(app.codec)
+        messages = Messages(settings.schema, self._encoding)
         self._transactors = transactors(app, settings, self.me)
         self._waker = Waker(self._link, messages, announce)
         self._lookout = Lookout(self._look_link, messages)
@@ -138,6 +140,7 @@ class Tenure:
             app=app.name,
             schema=settings.schema,
             version=settings.version,
+            encoding=self._encoding,
             announce=announce,
         )
         self.sampler = Sampler(

@@ -55,7 +55,11 @@ class Worker:
         self.settings = settings
         self.queues = [queue_name(queue) for queue in queues or app.queues()]
         self.client = Client(
-            settings.url, settings.schema, max_payload=app.max_payload, listen=settings.listen
+            settings.url,
+            settings.schema,
+            max_payload=app.max_payload,
+            codec=app.codec,
+            listen=settings.listen,
         )
         self.metrics = LocalMetrics(settings.app or app.name, settings.version)
         self.tenure: Tenure | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from everstep.encoding import PLAIN, Encoding, PayloadPlace, event_of, message_to, written_to
 from everstep.store.arrays import BigInts, Texts
 from everstep.store.connection import Connection
 from everstep.store.models import Ending, EventInfo, Outcome, Seen
@@ -16,8 +17,9 @@ from everstep.store.statements import statements
 class Messages:
     """The statements of message.sql."""
 
-    def __init__(self, schema: str) -> None:
+    def __init__(self, schema: str, encoding: Encoding = PLAIN) -> None:
         self._sql = statements(schema)
+        self._encoding = encoding
 
     async def send(
         self,
@@ -25,12 +27,17 @@ class Messages:
         workflow_id: str,
         topic: str,
         *,
-        codec: int,
         body: bytes,
         key: str | None,
     ) -> bool:
         """Put a message down. Returns False if the workflow has finished or does not exist."""
-        arguments = {"id": workflow_id, "topic": topic, "codec": codec, "body": body, "key": key}
+        arguments = {
+            "id": workflow_id,
+            "topic": topic,
+            "codec": self._encoding.id,
+            "body": self._encoding.encode(body, message_to(workflow_id, topic)),
+            "key": key,
+        }
         cursor = await connection.execute(self._sql["send"], arguments)
         row = await cursor.fetchone()
         assert row is not None
@@ -109,7 +116,11 @@ class Messages:
         rows = await cursor.fetchall()
         if not rows:
             return None
-        return [(row.n, row.body) for row in rows if row.n is not None], rows[0].finished
+        return [
+            (row.n, self._opened(row.body, written_to(workflow_id, key, row.branch, row.seq)))
+            for row in rows
+            if row.n is not None
+        ], rows[0].finished
 
     async def events(self, connection: Connection, workflow_id: str) -> list[EventInfo] | None:
         """All events of a workflow, by name. None: no such workflow."""
@@ -118,7 +129,13 @@ class Messages:
         if not rows:
             return None
         return [
-            EventInfo(row.key, msgspec.json.decode(row.body), row.set_at)
+            EventInfo(
+                row.key,
+                msgspec.json.decode(
+                    self._encoding.decode(row.body, event_of(workflow_id, row.key))
+                ),
+                row.set_at,
+            )
             for row in rows
             if row.key is not None
         ]
@@ -129,7 +146,11 @@ class Messages:
         row = await cursor.fetchone()
         if row is None:
             return Seen(0, known=False)
-        return Seen(0, finished=bool(row.status), codec=row.codec or 0, body=row.body)
+        body = self._opened(row.body, event_of(workflow_id, key))
+        return Seen(0, finished=bool(row.status), codec=row.codec or 0, body=body)
+
+    def _opened(self, body: bytes | None, place: PayloadPlace) -> bytes | None:
+        return None if body is None else self._encoding.decode(body, place)
 
 
 def _value(row: Any) -> dict[str, Any]:

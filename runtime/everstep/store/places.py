@@ -11,7 +11,9 @@ from uuid import UUID
 from psycopg import pq
 
 from everstep.codec import Payload
+from everstep.encoding import PLAIN, Encoding, PayloadPlace, position_of
 from everstep.errors import UsageError
+from everstep.store.models import CheckpointKind
 from everstep.store.sessions import AsyncTx, Form, Tx
 from everstep.store.statements import statements
 
@@ -54,7 +56,20 @@ class Place:
     check: Callable[[], None]
     form: Form = None
     database: str = ""
+    encoding: Encoding = PLAIN
     mark: Mark = field(default_factory=Mark)
+
+    def stored(self, body: bytes) -> bytes:
+        """What is stored of an outcome's JSON."""
+        return self.encoding.encode(body, self._payload_place())
+
+    def value(self, stored: bytes) -> Any:
+        """The outcome that is stored. Raises PayloadError."""
+        return self.payload.decode(self.encoding.decode(stored, self._payload_place()))
+
+    def _payload_place(self) -> PayloadPlace:
+        kind = CheckpointKind.TRANSACTION
+        return position_of(self.workflow_id, kind, self.branch, self.seq)
 
 
 class Book(Protocol):

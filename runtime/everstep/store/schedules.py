@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from everstep.codec import JSON
+from everstep.encoding import PLAIN, Encoding, input_of
 from everstep.store.arrays import Byteas, Jsons, Texts, Timestamps
 from everstep.store.connection import Connection
 from everstep.store.statements import statements
@@ -121,8 +121,9 @@ class Tick:
 class Schedules:
     """The statements of schedule.sql."""
 
-    def __init__(self, schema: str) -> None:
+    def __init__(self, schema: str, encoding: Encoding = PLAIN) -> None:
         self._sql = statements(schema)
+        self._encoding = encoding
 
     async def declare(
         self,
@@ -190,8 +191,8 @@ class Schedules:
             "next_at": tick.next_at,
             "ids": Texts(tick.ids),
             "ticks": Timestamps(tick.ticks),
-            "inputs": Byteas(tick.inputs),
-            "codec": JSON,
+            "inputs": Byteas(self._encoded(tick.ids, tick.inputs)),
+            "codec": self._encoding.id,
             "previous": tick.previous,
             "skipped": tick.skipped,
             "last": tick.last,
@@ -208,12 +209,16 @@ class Schedules:
             "name": row.name,
             "revision": row.revision,
             "ids": Texts(list(ids)),
-            "inputs": Byteas(list(inputs)),
-            "codec": JSON,
+            "inputs": Byteas(self._encoded(ids, inputs)),
+            "codec": self._encoding.id,
         }
         cursor = await connection.execute(self._sql["schedule_start"], arguments)
         reply = await cursor.fetchone()
         return list(reply.started) if reply is not None and reply.found else None
+
+    def _encoded(self, ids: Sequence[str], inputs: Sequence[bytes]) -> list[bytes]:
+        pairs = zip(ids, inputs, strict=True)
+        return [self._encoding.encode(body, input_of(id_)) for id_, body in pairs]
 
     async def set(self, connection: Connection, row: ScheduleRow) -> bool:
         """Put what an operator may change in force. Returns False if the schedule has changed meanwhile."""

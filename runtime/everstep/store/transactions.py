@@ -16,7 +16,6 @@ from typing import Any
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from everstep.codec import JSON
 from everstep.errors import Fenced
 from everstep.store.connection import connect_arguments, unreachable
 from everstep.store.places import Book, Place, begin, check_open
@@ -90,7 +89,7 @@ class Transactor:
         again: bool,
     ) -> Any:
         if (again or place.mark.seen) and (row := await self._recorded(session.tx, place)):
-            return place.payload.decode(row.output)
+            return place.value(row.output)
         try:
             return await self._once(session, place, call)
         except Exception as error:
@@ -98,19 +97,19 @@ class Transactor:
             # by the worker that had this workflow before.
             if is_passing(error) or not (row := await self._recorded(session.tx, place)):
                 raise
-            return place.payload.decode(row.output)
+            return place.value(row.output)
 
     def _try_plain(
         self, session: Session[Tx], place: Place, call: Callable[[Any], Any], *, again: bool
     ) -> Any:
         if (again or place.mark.seen) and (row := self._recorded_plain(session.tx, place)):
-            return place.payload.decode(row.output)
+            return place.value(row.output)
         try:
             return self._once_plain(session, place, call)
         except Exception as error:
             if is_passing(error) or not (row := self._recorded_plain(session.tx, place)):
                 raise
-            return place.payload.decode(row.output)
+            return place.value(row.output)
 
     async def _once(
         self, session: Session[AsyncTx], place: Place, call: Callable[[Any], Awaitable[Any]]
@@ -122,7 +121,7 @@ class Transactor:
             await session.flush()
             check_open(tx, place)
             body, value = place.payload.round_trip(value, place.max_payload)
-            arguments = self._arguments(place, body, time.monotonic() - began)
+            arguments = self._arguments(place, place.stored(body), time.monotonic() - began)
             place.check()
             if book.fence and await async_row_of(tx, book.fence, arguments) is None:
                 raise Fenced
@@ -130,7 +129,7 @@ class Transactor:
                 return value
             raise psycopg.Rollback
         row = await self._recorded(tx, place)
-        return place.payload.decode(row.output)
+        return place.value(row.output)
 
     def _once_plain(self, session: Session[Tx], place: Place, call: Callable[[Any], Any]) -> Any:
         began, tx, book = time.monotonic(), session.tx, self._book
@@ -140,7 +139,7 @@ class Transactor:
             session.flush()
             check_open(tx, place)
             body, value = place.payload.round_trip(value, place.max_payload)
-            arguments = self._arguments(place, body, time.monotonic() - began)
+            arguments = self._arguments(place, place.stored(body), time.monotonic() - began)
             place.check()
             if book.fence and row_of(tx, book.fence, arguments) is None:
                 raise Fenced
@@ -148,7 +147,7 @@ class Transactor:
                 return value
             raise psycopg.Rollback
         row = self._recorded_plain(tx, place)
-        return place.payload.decode(row.output)
+        return place.value(row.output)
 
     async def _recorded(self, tx: AsyncTx, place: Place) -> Any:
         return await async_row_of(tx, self._book.recorded, self._arguments(place))
@@ -164,7 +163,7 @@ class Transactor:
             "branch": place.branch,
             "seq": place.seq,
             "name": place.name,
-            "codec": JSON,
+            "codec": place.encoding.id,
             "output": body,
             "seconds": seconds,
             **self._book.arguments(place),

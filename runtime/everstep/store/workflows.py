@@ -97,10 +97,10 @@ class Workflows:
 
     async def inputs(
         self, connection: Connection, ids: Sequence[str]
-    ) -> dict[str, tuple[str, int, bytes]]:
-        """Name, codec and input of the workflows with these ids."""
+    ) -> dict[str, tuple[str, bytes]]:
+        """Name and input of the workflows with these ids."""
         cursor = await connection.execute(self._sql["inputs"], {"ids": list(ids)})
-        return {row.id: (row.name, row.codec, row.input) for row in await cursor.fetchall()}
+        return {row.id: (row.name, row.input) for row in await cursor.fetchall()}
 
     async def outcomes(self, connection: Connection, ids: Sequence[str]) -> list[Outcome]:
         """Those of the workflows that have finished."""

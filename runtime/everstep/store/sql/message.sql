@@ -102,7 +102,7 @@ SELECT q.n AS question, r.signals, w.id IS NOT NULL AS known, w.status, e.codec,
 
 -- name: read_stream
 -- What a workflow has written after a place, and whether more can come.
-SELECT s.n, s.codec, s.body, w.status <> 0 AS finished
+SELECT s.n, s.branch, s.seq, s.codec, s.body, w.status <> 0 AS finished
   FROM everstep.workflow w
   LEFT JOIN everstep.stream s ON s.workflow_id = w.id AND s.key = %(key)s AND s.n > %(after)s
  WHERE w.id = %(id)s ORDER BY s.n LIMIT 1000;
