@@ -7,10 +7,11 @@ ALTER TABLE everstep.run
     ADD COLUMN debounce   text COLLATE "C";      -- while it waits to begin: another start with this key replaces its input
 
 -- The branches of a generation, from the first one to before the last, in the order of bytes: '.' < '/' < '0'.
+-- Inlined by the planner: nothing in them may be less than immutable.
 CREATE FUNCTION everstep.branches_from(generation integer) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT CASE generation WHEN 0 THEN '' ELSE '~' || generation END $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT CASE generation WHEN 0 THEN '' ELSE '~' || generation::text END $$;
 CREATE FUNCTION everstep.branches_to(generation integer) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT CASE generation WHEN 0 THEN '~' ELSE '~' || generation || '/' END $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT CASE generation WHEN 0 THEN '~' ELSE '~' || generation::text || '/' END $$;
 
 CREATE OR REPLACE FUNCTION everstep.kind_word(kind smallint) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
