@@ -21,7 +21,7 @@ import everstep
 from everstep import App, Client, Settings, Worker
 from everstep.store.workflows import Workflows
 
-TRIALS = 150
+TRIALS = 100
 MAX_OFFSET_SECONDS = 0.003
 
 
