@@ -10,7 +10,7 @@ import pytest
 from support.waiting import eventually
 
 import everstep
-from everstep import StepError, WorkflowError, sync
+from everstep import Retry, StepError, WorkflowError, sync
 
 HOUR = timedelta(hours=1)
 
@@ -220,6 +220,42 @@ async def test_gather_replays_by_position_whatever_the_threads_did(app, client, 
         await client.send(handle.id, None, f"go-{number % 2}")
     assert await handle.result(30) == [11 * n for n in range(8)]
     assert sorted(ran) == list(range(8))
+
+
+async def test_what_the_engine_does_for_a_plain_workflow_is_no_branch_of_it(
+    app, client, worker, sql
+):
+    """Recording, retries and async steps go through the event loop; gather's branches begin at 1 all the same."""
+    ran: list[str] = []
+
+    @app.step(retry=Retry(max_attempts=2, interval=timedelta(milliseconds=1)))
+    def flaky(name: str) -> str:
+        ran.append(name)
+        if ran.count(name) == 1:
+            raise ValueError(name)
+        return name
+
+    @app.step
+    async def coloured(name: str) -> str:
+        ran.append(name)
+        return name
+
+    @app.workflow
+    def flow() -> list[str]:
+        before = [flaky("a"), sync.run(coloured, "b"), str(sync.now().year)]
+        together = sync.gather(sync.call(coloured, "c"), sync.call(flaky, "d"))
+        sync.sleep(HOUR)
+        return [*before, *together]
+
+    await worker()
+    handle = await client.start(flow)
+    await eventually(lambda: parked(sql))
+    places = {(s.branch, s.name.rpartition(".")[2]) for s in await handle.steps() if s.branch}
+    assert places == {("1", "coloured"), ("2", "flaky")}
+    sql.advance_clock(3601)
+    result = await handle.result(20)
+    assert [*result[:2], *result[3:]] == ["a", "b", "c", "d"]
+    assert sorted(ran) == ["a", "a", "b", "c", "d", "d"]
 
 
 async def test_gather_raises_the_first_error_in_the_order_of_the_calls(app, client, worker):
