@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -344,6 +345,47 @@ async def test_many_workflows_that_gather_do_not_starve_the_thread_pool(app, cli
     handles = await client.start_many(flow, [(n,) for n in range(64)])
     results = [await handle.result(60) for handle in handles]
     assert results == [10 * n + 45 + 3 + n for n in range(64)]
+
+
+async def test_a_worker_that_leaves_lets_the_steps_of_branches_end_and_another_goes_on(
+    app, client, worker
+):
+    begun, go_on = threading.Event(), threading.Event()
+    ran: list[str] = []
+
+    @app.step
+    def step(name: str) -> str:
+        if name == "slow":
+            begun.set()
+            go_on.wait(20)
+        ran.append(name)
+        return name
+
+    def two(first: str, second: str) -> list[str]:
+        return [step(first), step(second)]
+
+    @app.workflow
+    def flow() -> list[Any]:
+        return list(sync.gather(lambda: two("slow", "after"), lambda: sync.recv("word")))
+
+    first = await worker()
+    handle = await client.start(flow)
+    await eventually(begun.is_set)
+    stopping = asyncio.create_task(first.stop())
+    await eventually(lambda: first.phase == "draining")
+    go_on.set()
+    await asyncio.wait_for(stopping, 10)
+    assert ran == ["slow"]  # it ended, was recorded, and nothing began after it
+    assert [s.name.rpartition(".")[2] for s in await handle.steps()] == ["step"]
+    await eventually(lambda: not branch_threads())
+    await worker()
+    await client.send(handle.id, "hello", "word")
+    assert await handle.result(20) == [["slow", "after"], "hello"]
+    assert ran == ["slow", "after"]
+
+
+def branch_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("everstep-branch")]
 
 
 async def test_too_many_calls_at_once_say_what_to_do(app, client, worker):
