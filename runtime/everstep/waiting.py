@@ -77,6 +77,8 @@ async def wait_for(
             if pause >= STAY_SECONDS / 8 and await _still(execution):
                 await _park(execution)
                 execution.check()
+                # Refused: something has happened, to one of what may be thousands of branches.
+                await asyncio.sleep(LOOK_COST_SECONDS * len(execution.waits))
             else:
                 turn = max(pause, LOOK_COST_SECONDS * len(execution.waits))
                 await asyncio.sleep(turn if remaining is None else min(turn, remaining))
