@@ -239,10 +239,14 @@ SELECT v.version, v.state, v.created_at, v.current_since, v.draining_since, v.dr
     SELECT ARRAY(SELECT r.id FROM everstep.run r WHERE r.version = v.version AND o.version IS NOT NULL
                   ORDER BY r.id LIMIT 5) AS ids) s;
 
+-- runnable: how many of the ready ones a worker that came now could take. Nobody should start workers for what a pause
+-- or a limit holds back.
 CREATE VIEW everstep.v1_queues AS
 SELECT coalesce(q.name, o.queue) AS queue, coalesce(q.paused, false) AS paused,
        coalesce(o.ready, 0) AS ready, coalesce(o.delayed, 0) AS delayed,
-       coalesce(o.running, 0) AS running, coalesce(o.waiting, 0) AS waiting, o.oldest_ready_at
+       coalesce(o.running, 0) AS running, coalesce(o.waiting, 0) AS waiting, o.oldest_ready_at,
+       CASE WHEN q.paused THEN 0
+            ELSE least(coalesce(o.ready, 0), q.max_running - least(q.max_running, coalesce(o.running, 0))) END AS runnable
   FROM everstep.queue q
   FULL JOIN (
     SELECT r.queue,

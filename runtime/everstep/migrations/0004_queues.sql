@@ -294,24 +294,6 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
            || CASE WHEN burst > 1 THEN ' burst ' || burst ELSE '' END
 $$;
 
--- For the operator, one word more: how many of the ready ones a worker that came now could take. Nobody should start
--- workers for what a pause or a limit holds back.
-CREATE OR REPLACE VIEW everstep.v1_queues AS
-SELECT coalesce(q.name, o.queue) AS queue, coalesce(q.paused, false) AS paused,
-       coalesce(o.ready, 0) AS ready, coalesce(o.delayed, 0) AS delayed,
-       coalesce(o.running, 0) AS running, coalesce(o.waiting, 0) AS waiting, o.oldest_ready_at,
-       CASE WHEN q.paused THEN 0
-            ELSE least(coalesce(o.ready, 0), q.max_running - least(q.max_running, coalesce(o.running, 0))) END AS runnable
-  FROM everstep.queue q
-  FULL JOIN (
-    SELECT r.queue,
-           count(*) FILTER (WHERE r.state = 1) AS ready,
-           count(*) FILTER (WHERE r.state = 3 AND r.epoch = 0) AS delayed,
-           count(*) FILTER (WHERE r.state = 2) AS running,
-           count(*) FILTER (WHERE r.state = 3 AND r.epoch > 0) AS waiting,
-           min(r.ready_at) FILTER (WHERE r.state = 1) AS oldest_ready_at
-      FROM everstep.run r GROUP BY r.queue) o ON o.queue = q.name;
-
 -- For people: each queue, its limits, and how many open workflows are where on it.
 CREATE VIEW everstep.queues AS
 SELECT v.queue, v.paused, v.ready, v.delayed, v.running, v.waiting, v.oldest_ready_at,
