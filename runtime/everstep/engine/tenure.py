@@ -14,32 +14,20 @@ from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any
-from uuid import UUID, uuid4
 
 from everstep.app import App
 from everstep.context import Execution, Probe
-from everstep.encoding import Encoding
 from everstep.engine.cancellations import Cancellations
-from everstep.engine.claimer import Claimer
-from everstep.engine.committer import Committer, DatabaseClock
-from everstep.engine.declarer import Declarer
-from everstep.engine.heartbeat import Heartbeat, Listener
-from everstep.engine.lookout import Lookout, Waker
+from everstep.engine.heartbeat import Listener
 from everstep.engine.loops import run
-from everstep.engine.runner import Ended, Runner
-from everstep.engine.scheduler import Scheduler
-from everstep.engine.sweeper import Strays, Sweeper, Timers
-from everstep.engine.transactors import transactors
+from everstep.engine.parts import Parts
+from everstep.engine.runner import Ended
+from everstep.engine.sweeper import Strays, Sweeper
 from everstep.errors import Cancelled, DatabaseUnreachableError
 from everstep.metrics.local import LocalMetrics
-from everstep.metrics.sampler import Sampler
 from everstep.settings import UNVERSIONED, Settings
-from everstep.store.connection import Connection, Link, Passing
-from everstep.store.messages import Messages
-from everstep.store.metrics import MetricRows
-from everstep.store.queues import LimitedClaims, Queues
-from everstep.store.runs import CLAIM_TIMEOUT_SECONDS, Runs
-from everstep.store.workers import Workers, WorkerState
+from everstep.store.connection import Connection, Passing
+from everstep.store.workers import WorkerState
 
 log = logging.getLogger("everstep")
 
@@ -58,7 +46,7 @@ ProbeMaker = Callable[["Tenure", Execution], Probe]
 """Makes the probe of a workflow that a tenure has claimed: for tests."""
 
 
-class Tenure:
+class Tenure(Parts):
     """Begin with `begin`, end with `drain` (SIGTERM) or `abandon` (the lease is gone)."""
 
     def __init__(
@@ -73,83 +61,20 @@ class Tenure:
         metrics: LocalMetrics,
         probe: ProbeMaker | None = None,
     ) -> None:
-        self.me: UUID = uuid4()
-        self._announce = announce
+        super().__init__(
+            app,
+            settings,
+            queues,
+            threads,
+            ended=ended,
+            announce=announce,
+            metrics=metrics,
+            listener=Listener(beaten=self._beaten, lost=self._lost),
+            probe=probe and partial(probe, self),
+        )
         self.phase = Phase.STARTING
         self.lost = asyncio.Event()
-        self._settings = settings
-        self._queues = queues
         self._tasks: list[asyncio.Task[None]] = []
-        self._commit_link = Link(settings.url, "everstep commit")
-        self._link = Link(settings.url, "everstep worker", CLAIM_TIMEOUT_SECONDS)
-        self._look_link = Link(settings.url, "everstep look")
-        self._metrics_link = Link(settings.url, "everstep metrics")
-        self._runs = Runs(settings.schema, self.me, settings.version)
-        self._workers = Workers(settings.schema, self.me)
-        self._clock = DatabaseClock()
-        self._encoding = Encoding(app.codec)
-        messages = Messages(settings.schema, self._encoding)
-        self._transactors = transactors(app, settings, self.me)
-        self._waker = Waker(self._link, messages, announce)
-        self._lookout = Lookout(self._look_link, messages)
-        self.committer = Committer(
-            self._commit_link,
-            self._runs,
-            self._clock,
-            observe=metrics.committed,
-            stir=self._waker.stir,
-            eyes=self._lookout,
-            transactor=self._transactors,
-        )
-        self.runner = Runner(
-            app, self.committer, threads, ended, probe=probe and partial(probe, self)
-        )
-        self.claimer = Claimer(
-            self._link,
-            self._runs,
-            LimitedClaims(settings.schema, self.me, settings.version),
-            self.runner,
-            names=sorted(app.workflows),
-            queues=queues,
-            slots=settings.concurrency,
-            observe=metrics.claimed,
-            announce=announce,
-        )
-        self._declarer = Declarer(
-            self._link,
-            Queues(settings.schema),
-            settings.version,
-            listened=queues,
-            declared=app.declared_queues.values(),
-        )
-        self.heartbeat = Heartbeat(
-            settings.url,
-            settings.schema,
-            self.me,
-            ttl=settings.lease_ttl,
-            watchdog=settings.watchdog,
-            listener=Listener(beaten=self._beaten, lost=self._lost),
-        )
-        self.committer.lease = self.heartbeat.held
-        self.timers = Timers(
-            self._link, self._runs, self._workers, schema=settings.schema, announce=announce
-        )
-        self.scheduler = Scheduler(
-            self._link,
-            list(app.schedules.values()),
-            app=app.name,
-            schema=settings.schema,
-            version=settings.version,
-            encoding=self._encoding,
-            announce=announce,
-        )
-        self.sampler = Sampler(
-            self._metrics_link,
-            MetricRows(settings.schema),
-            self._workers,
-            metrics,
-            begun=[(workflow.queue, name) for name, workflow in app.workflows.items()],
-        )
 
     @property
     def lease_held(self) -> bool:
@@ -180,7 +105,7 @@ class Tenure:
                     self._link,
                     self._runs,
                     self._workers,
-                    Messages(settings.schema),
+                    self._messages,
                     ttl=settings.lease_ttl,
                     max_crashes=settings.max_crashes,
                     announce=self._announce,
