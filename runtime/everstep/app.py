@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 
 from everstep.app_steps import Steps, chosen_name
+from everstep.codec import MAX_PAYLOAD
 from everstep.decorators import ScheduleDecorator, WorkflowDecorator
 from everstep.definitions import DEFAULT_QUEUE, AsyncWorkflow, PlainWorkflow, Workflow
 from everstep.encoding import Codec, Encoding
@@ -17,9 +18,6 @@ from everstep.schedules import CatchUp, Overlap, Schedule, make_schedule
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-MAX_PAYLOAD = 1_048_576
-"""Default limit of one payload in bytes."""
 
 
 class App(Steps):

@@ -11,10 +11,10 @@ from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 from everstep import client as asynchronous
 from everstep import handle as handles
-from everstep.app import MAX_PAYLOAD
 from everstep.blocking_messages import ClientMessages
 from everstep.blocking_timetable import Timetable
 from everstep.children import start_child
+from everstep.codec import MAX_PAYLOAD
 from everstep.context import current_branch
 from everstep.definitions import Workflow
 from everstep.encoding import Codec

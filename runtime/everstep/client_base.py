@@ -7,8 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
-from everstep.app import MAX_PAYLOAD
-from everstep.codec import Payload
+from everstep.codec import MAX_PAYLOAD, Payload
 from everstep.encoding import Codec, Encoding
 from everstep.errors import UsageError
 from everstep.handle import Handle

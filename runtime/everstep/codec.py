@@ -25,6 +25,9 @@ from everstep.errors import PayloadError, UsageError
 JSON = 1
 """Codec id of strict JSON, as stored beside every payload."""
 
+MAX_PAYLOAD = 1_048_576
+"""Default limit of one payload in bytes."""
+
 _KEPT = (bytes, bytearray, memoryview, datetime, date, time, timedelta, UUID, Decimal)
 """Types that JSON turns into strings: a value of one must come back as itself, not as its string."""
 

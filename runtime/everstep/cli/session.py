@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from everstep.app import MAX_PAYLOAD
 from everstep.client import Client
+from everstep.codec import MAX_PAYLOAD
 from everstep.encoding import Codec
 from everstep.settings import Settings
 from everstep.store.checks import check_schema

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from everstep.app import MAX_PAYLOAD, App
+from everstep.app import App
 from everstep.cli import options
 from everstep.cli.durations import duration
 from everstep.cli.inputs import checked_input, read_input
@@ -16,6 +16,7 @@ from everstep.cli.output import print_json
 from everstep.cli.session import with_client
 from everstep.cli.teaching import Taught
 from everstep.client import Client
+from everstep.codec import MAX_PAYLOAD
 from everstep.debounce import Debounce
 from everstep.definitions import DEFAULT_QUEUE
 from everstep.errors import UsageError
