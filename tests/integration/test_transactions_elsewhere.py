@@ -73,7 +73,7 @@ BOUNDARIES = {
     "begin": b"SET LOCAL idle_in_transaction",
     "the user's": b"INTO booked",
     "record": b"INTO public.everstep_transaction",
-    "commit": b"COMMIT",
+    "commit": b"COMMIT\0",  # and not READ COMMITTED
 }
 
 
@@ -109,7 +109,7 @@ async def test_a_lost_commit_in_the_engines_database_is_no_failure(
     name = str(sql.one("SELECT current_database()"))
     settings = Settings(url=postgres.tcp_url(name, proxy.port), lease_ttl=5, grace=2)
     async with Worker(app, settings):
-        proxy.lose_reply_to(b"COMMIT")
+        proxy.lose_reply_to(BOUNDARIES["commit"])
         assert await (await client.start(buy, 1)).result(20) == 1
     assert len(proxy.lost) == 1
     assert sql.one("SELECT count(*) FROM booked") == 1
