@@ -277,6 +277,31 @@ async def test_an_owner_and_a_zombie_do_it_once(elsewhere: Elsewhere, rng: rando
     await race(elsewhere, rng, 60)
 
 
+async def test_an_error_that_the_first_one_causes_is_not_believed(elsewhere: Elsewhere) -> None:
+    """The second waits for a row of the first, and fails because the first commits: it was done."""
+    inside, go, mark = asyncio.Event(), asyncio.Event(), Mark(uuid4())
+
+    async def first(tx: everstep.Connection) -> int:
+        await tx.execute("INSERT INTO booked VALUES (7)")
+        inside.set()
+        await go.wait()
+        return 1
+
+    async def second(tx: everstep.Connection) -> int:
+        await tx.execute("INSERT INTO booked VALUES (7)")
+        return 2
+
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with two_transactors(elsewhere.url, lambda _: None) as (one, two):
+        running = [asyncio.create_task(one.run(place_of(mark), first))]
+        await inside.wait()
+        running.append(asyncio.create_task(two.run(place_of(mark), second)))
+        await eventually(lambda: elsewhere.sql.one(waiting) == 1)
+        go.set()
+        assert await asyncio.gather(*running) == [1, 1]
+    assert elsewhere.booked == [7]
+
+
 def conflict_ignored(book: Records) -> None:
     text = b"ON CONFLICT (key, workflow_id) DO NOTHING"
     assert text in book.record
