@@ -17,12 +17,15 @@ from everstep import (
     App,
     Client,
     NonDeterminismError,
+    Settings,
     UsageError,
+    Worker,
     WorkflowCancelledError,
     WorkflowError,
     sync,
 )
 from everstep.errors import WorkflowTimeoutError
+from everstep.testing.probe import Plan
 
 
 async def test_a_workflow_goes_on_under_its_id_with_new_arguments_and_an_empty_log(
@@ -434,3 +437,26 @@ async def test_a_plain_workflow_continues_after_its_threads(
 
     await worker()
     assert await (await client.start(pairs, 0)).result(timeout=10) == 3
+
+
+async def test_replayed_after_every_checkpoint_it_continues_all_the_same(
+    app: App, client: Client, database: str
+) -> None:
+    ran: list[int] = []
+
+    @app.step
+    async def note(n: int) -> None:
+        ran.append(n)
+
+    @app.workflow
+    async def flow(n: int) -> int:
+        await note(n)
+        await note(n)
+        if n < 5:
+            everstep.continue_as_new(n + 1)
+        return n
+
+    plan = Plan(replay=True)
+    async with Worker(app, Settings(url=database, lease_ttl=5.0, grace=5.0), probe=plan.probe):
+        assert await (await client.start(flow, 0)).result(timeout=15) == 5
+    assert ran == [n for n in range(6) for _ in range(2)]

@@ -99,17 +99,18 @@ SELECT workflow_id, branch, seq, name, kind, status, attempts, duration, recorde
 
 -- name: cancel
 -- Running: leave a note that the next commit or heartbeat brings to the worker. Otherwise: finish it here.
--- The lock comes first and decides which, so a claim or completion racing this one is seen as it ended.
+-- The lock comes first and decides which, so a claim or completion racing this one is seen as it ended. What was
+-- waited for may have made the workflow ready after this statement's time.
 WITH l AS MATERIALIZED (
-    SELECT r.id, r.state, r.version, r.epoch, r.waiters FROM everstep.run r
+    SELECT r.id, r.state, r.version, r.epoch, r.waiters, r.ready_at FROM everstep.run r
      WHERE r.id = ANY (%(ids)s::text[]) ORDER BY r.id FOR UPDATE),
 u AS (
     UPDATE everstep.run r SET cancel = true FROM l WHERE r.id = l.id AND l.state = 2 RETURNING r.id),
 d AS (
     DELETE FROM everstep.run r USING l WHERE r.id = l.id AND l.state <> 2 RETURNING r.id),
 w AS (
-    UPDATE everstep.workflow w SET status = 3, version = l.version, finished_at = everstep.clock(),
-           finished_epoch = l.epoch, error = %(error)s
+    UPDATE everstep.workflow w SET status = 3, version = l.version,
+           finished_at = greatest(everstep.clock(), l.ready_at), finished_epoch = l.epoch, error = %(error)s
       FROM l JOIN d ON d.id = l.id WHERE w.id = d.id
     RETURNING w.queue, w.name, extract(epoch FROM everstep.clock() - w.created_at)::float8 AS seconds),
 m AS (
