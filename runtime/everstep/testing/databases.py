@@ -18,7 +18,7 @@ QUICK: dict[str, str | int] = {
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
-    "autovacuum_naptime": "5s",
+    "autovacuum": "off",  # it would be in the template when it is to be copied
     "max_wal_size": "1GB",
     "jit": "off",
     "timezone": "UTC",

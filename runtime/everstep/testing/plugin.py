@@ -101,17 +101,17 @@ def _everstep_options(request: pytest.FixtureRequest) -> dict[str, Any]:
     return options
 
 
-async def _stage(
-    everstep_app: App, everstep_database: str, _everstep_options: dict[str, Any]
-) -> AsyncIterator[Stage]:
-    async with Stage.open(everstep_app, everstep_database, **_everstep_options) as stage:
-        yield stage
+def _stage(make: Callable[..., Any]) -> Any:
+    # A function for each plugin: pytest-asyncio marks the functions that are its own.
+    async def stage(
+        everstep_app: App, everstep_database: str, _everstep_options: dict[str, Any]
+    ) -> AsyncIterator[Stage]:
+        async with Stage.open(everstep_app, everstep_database, **_everstep_options) as opened:
+            yield opened
+
+    return make(stage)
 
 
-def _named(make: Callable[..., Any], name: str) -> Any:
-    return make(name=name)(_stage)
-
-
-_everstep_stage_anyio = _named(pytest.fixture, "_everstep_stage_anyio")
+_everstep_stage_anyio = _stage(pytest.fixture)
 if _asyncio_fixture is not None:
-    _everstep_stage_asyncio = _named(_asyncio_fixture, "_everstep_stage_asyncio")
+    _everstep_stage_asyncio = _stage(_asyncio_fixture)
