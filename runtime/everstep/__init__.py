@@ -29,7 +29,7 @@ from everstep.queues import Queue, Rate
 from everstep.retry import Retry
 from everstep.schedules import CatchUp, Overlap, Schedule
 from everstep.settings import Settings
-from everstep.store.models import Status, StepInfo, WorkflowInfo
+from everstep.store.infos import Status, StepInfo, WorkflowInfo
 from everstep.store.places import Isolation
 from everstep.store.sessions import AsyncTx as Connection
 from everstep.store.sessions import Tx as PlainConnection

@@ -21,7 +21,8 @@ from everstep.encoding import Codec
 from everstep.errors import UsageError
 from everstep.portal import on_loop, wait_on
 from everstep.startable import StartOptions, Takes0, Takes1, Takes2, Takes3, Takes4
-from everstep.store.models import Outcome, StepInfo, WorkflowInfo
+from everstep.store.infos import StepInfo, WorkflowInfo
+from everstep.store.models import Outcome
 from everstep.store.workflows import Filter
 
 A = TypeVar("A")

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from everstep import client as asynchronous
-from everstep.store.models import EventInfo
+from everstep.store.infos import EventInfo
 
 T = TypeVar("T")
 

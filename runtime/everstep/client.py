@@ -16,7 +16,8 @@ from everstep.errors import (
 )
 from everstep.handle import Handle
 from everstep.store.hints import Channel
-from everstep.store.models import Outcome, StepInfo, WorkflowInfo
+from everstep.store.infos import StepInfo, WorkflowInfo
+from everstep.store.models import Outcome
 from everstep.store.workflows import Filter
 from everstep.timetable import Timetable
 

@@ -16,7 +16,7 @@ from everstep.errors import (
     UnknownWorkflowError,
 )
 from everstep.store.hints import Channel
-from everstep.store.models import EventInfo
+from everstep.store.infos import EventInfo
 
 
 class ClientMessages(ClientBase):

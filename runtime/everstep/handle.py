@@ -21,7 +21,8 @@ from everstep.errors import (
     WorkflowError,
     WorkflowTimeoutError,
 )
-from everstep.store.models import Ending, Outcome, StepInfo, WorkflowInfo
+from everstep.store.infos import StepInfo, WorkflowInfo
+from everstep.store.models import Ending, Outcome
 
 if TYPE_CHECKING:
     from everstep.client import Client

@@ -15,7 +15,7 @@ from everstep.cli.session import with_client
 from everstep.cli.teaching import Taught
 from everstep.client import Client
 from everstep.errors import UsageError
-from everstep.store.models import Status
+from everstep.store.infos import Status
 from everstep.store.workflows import Filter
 
 _OPEN = (Status.QUEUED, Status.WAITING, Status.RUNNING)

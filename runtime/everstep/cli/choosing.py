@@ -10,7 +10,7 @@ import click
 
 from everstep.cli.durations import duration
 from everstep.errors import UsageError
-from everstep.store.models import Status
+from everstep.store.infos import Status
 from everstep.store.workflows import Filter
 
 F = TypeVar("F", bound=Callable[..., Any])

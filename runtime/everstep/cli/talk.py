@@ -13,7 +13,7 @@ from everstep.cli.session import with_client
 from everstep.cli.teaching import Taught
 from everstep.client import Client
 from everstep.errors import UsageError
-from everstep.store.models import EventInfo
+from everstep.store.infos import EventInfo
 
 _EVENTS = {"key": "EVENT", "value": "VALUE", "set_at": "SET"}
 

@@ -17,7 +17,7 @@ from everstep.cli.session import with_client
 from everstep.cli.teaching import TaughtGroup
 from everstep.client import Client
 from everstep.errors import UnknownWorkflowError
-from everstep.store.models import StepInfo, WorkflowInfo
+from everstep.store.infos import StepInfo, WorkflowInfo
 
 _WORKFLOWS = {
     "id": "ID",

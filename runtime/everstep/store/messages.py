@@ -10,7 +10,8 @@ import msgspec
 from everstep.encoding import PLAIN, Encoding, PayloadPlace, event_of, message_to, written_to
 from everstep.store.arrays import BigInts, Texts
 from everstep.store.connection import Connection
-from everstep.store.models import Ending, EventInfo, Outcome, Seen
+from everstep.store.infos import EventInfo
+from everstep.store.models import Ending, Outcome, Seen
 from everstep.store.statements import statements
 
 

@@ -13,15 +13,8 @@ from psycopg.types.json import Jsonb
 
 from everstep.store.arrays import Byteas, Floats, Jsons, SmallInts, Texts, Timestamps
 from everstep.store.connection import Connection, pooled
-from everstep.store.models import (
-    Ending,
-    Outcome,
-    Start,
-    Started,
-    Status,
-    StepInfo,
-    WorkflowInfo,
-)
+from everstep.store.infos import Status, StepInfo, WorkflowInfo
+from everstep.store.models import Ending, Outcome, Start, Started
 from everstep.store.statements import statements
 from everstep.store.within import row_within
 

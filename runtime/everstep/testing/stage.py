@@ -18,7 +18,7 @@ from everstep.handle import Handle
 from everstep.settings import Settings
 from everstep.startable import StartOptions
 from everstep.store.connection import Link
-from everstep.store.models import Status, StepInfo
+from everstep.store.infos import Status, StepInfo
 from everstep.store.testing import FakeClock
 from everstep.testing.clock import Clock
 from everstep.testing.probe import CrashPoint, Plan, When
