@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import uvloop
 
-from everstep import App, Client, Settings, Worker
+from everstep import App, CatchUp, Client, Settings, Worker
 
 app = App("bench")
 
@@ -30,7 +30,7 @@ async def fan_out_to(count: int) -> int:
     return sum(await asyncio.gather(*(one_step(number) for number in range(count))))
 
 
-@app.schedule("* * * * *", name="minutely")
+@app.schedule("* * * * *", name="minutely", catch_up=CatchUp.SKIP)
 async def tick_step(tick: datetime) -> int:
     return await add(tick.minute)
 
