@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
+from uuid import UUID, uuid4
 
 import pytest
-from support.database import fresh_database
+from psycopg.errors import LockNotAvailable
+from support.database import Sql, fresh_database
 from support.protocol import queue, two_workers
 from support.races import Rewrite, race_late_checkpoints
 from support.server import Server
+from support.wakeups import RACES, race_wake_ups
+
+from everstep import App, Settings, Worker
+from everstep.store.connection import connect
 
 Check = Callable[[str, Rewrite], Awaitable[None]]
 
@@ -217,6 +225,59 @@ async def a_late_checkpoint_loses_against_the_rescue(url: str, rewrite: Rewrite)
     assert tally.late == []
 
 
+async def no_wake_up_is_lost_between_looking_and_parking(url: str, rewrite: Rewrite) -> None:
+    tally = await race_wake_ups(url, RACES["send and recv"], 200, random.Random(1), rewrite)
+    assert tally.lost == 0
+
+
+async def a_cancelled_workflow_does_not_park(url: str, rewrite: Rewrite) -> None:
+    async with two_workers(url, rewrite) as (one, _):
+        (claimed,) = await one.claim()
+        await one.execute("UPDATE everstep.run SET cancel = true")
+        assert (await one.park("w", claimed.epoch)).cancels == ["w"]
+        assert await one.execute("SELECT state FROM everstep.run") == 2
+
+
+async def one_locked_run_stands_in_nobodys_way(url: str, rewrite: Rewrite) -> None:
+    """A client that is frozen in a transaction stops neither a sweep nor a claim of the others."""
+    async with two_workers(url, rewrite) as (one, two), await connect(url, "frozen") as frozen:
+        await queue(one, "x")
+        await two.execute("SET lock_timeout = '1s'")
+        for state in (1, 2):
+            await one.execute(
+                "UPDATE everstep.run SET state = %s, worker_id = CASE WHEN %s = 2 THEN %s::uuid END",
+                *(state, state, uuid4()),
+            )
+            async with frozen.transaction():
+                await frozen.execute("SELECT FROM everstep.run WHERE id = 'w' FOR UPDATE")
+                try:
+                    found = await two.rescue() if state == 2 else len(await two.claim())
+                except LockNotAvailable:
+                    found = 0
+            assert found == 1
+            assert await one.execute("SELECT state FROM everstep.run WHERE id = 'w'") == state
+
+
+async def a_commit_notifies_nobody(url: str, rewrite: Rewrite) -> None:
+    """Commits with a notification go one after the other through a lock of the whole server."""
+    async with two_workers(url, rewrite) as (one, two):
+        await two.execute("LISTEN everstep_ready")
+        (claimed,) = await one.claim()
+        await one.record("w", claimed.epoch, done=True)
+        await one.execute("SELECT pg_notify('everstep_ready', 'the end')")
+        async for notice in two.session.notifies(timeout=10):
+            assert notice.payload == "the end"
+            break
+
+
+async def each_start_of_a_process_is_a_worker_of_its_own(url: str, _: Rewrite) -> None:
+    for starts in (1, 2):
+        async with Worker(App("test"), Settings(url=url, lease_ttl=5.0, grace=1.0)) as worker:
+            assert await worker.client.get("nobody") is None
+            with closing(Sql(url)) as sql:
+                assert sql.one("SELECT count(*) FROM everstep.worker") == starts
+
+
 CHECKS: list[Check] = [
     an_old_epoch_records_nothing,
     another_worker_at_the_same_epoch_records_nothing,
@@ -236,6 +297,11 @@ CHECKS: list[Check] = [
     a_sleeper_is_not_woken_before_its_time,
     a_pinned_workflow_is_claimed_by_its_version_only,
     a_worker_that_is_leaving_claims_nothing,
+    no_wake_up_is_lost_between_looking_and_parking,
+    a_cancelled_workflow_does_not_park,
+    one_locked_run_stands_in_nobodys_way,
+    a_commit_notifies_nobody,
+    each_start_of_a_process_is_a_worker_of_its_own,
 ]
 
 # Mutant: the statement, what in it becomes what (a regular expression), and the check that kills it.
@@ -245,6 +311,12 @@ MUTANTS: dict[str, tuple[str, str, str, Check]] = {
         r"FOR NO KEY UPDATE( OF \w+)?( SKIP LOCKED)?",
         "",
         a_late_checkpoint_loses_against_the_rescue,
+    ),
+    "primary key only": (
+        "commit",
+        r"FROM fc WHERE id IS NOT NULL AND mine IS NOT NULL",
+        "FROM fc WHERE id IS NOT NULL",
+        an_old_epoch_records_nothing,
     ),
     "no epoch for checkpoints": (
         "commit",
@@ -360,6 +432,48 @@ MUTANTS: dict[str, tuple[str, str, str, Check]] = {
         "ready_at = everstep.clock(), crashes = r.crashes + 1",
         a_release_is_no_crash,
     ),
+    "a park that forgets what it saw": (
+        "commit",
+        r"AND \(fp\.signals < 0 OR fp\.signals = fp\.now_signals\)",
+        "",
+        no_wake_up_is_lost_between_looking_and_parking,
+    ),
+    "a waker that looks at the state": (
+        "wake",
+        r"WHERE r\.id = ANY \(%\(ids\)s::text\[\]\)",
+        "WHERE r.id = ANY (%(ids)s::text[]) AND r.state = 3",
+        no_wake_up_is_lost_between_looking_and_parking,
+    ),
+    "a park that forgets the cancellation": (
+        "commit",
+        r"AND NOT fp\.cancel",
+        "",
+        a_cancelled_workflow_does_not_park,
+    ),
+    "a sweep that waits for locks": (
+        "rescue",
+        r"SKIP LOCKED",
+        "",
+        one_locked_run_stands_in_nobodys_way,
+    ),
+    "a claim that waits for locks": (
+        "claim",
+        r"SKIP LOCKED",
+        "",
+        one_locked_run_stands_in_nobodys_way,
+    ),
+    "a notification in the commit": (
+        "commit",
+        r"SELECT everstep\.clock\(\) AS at",
+        "SELECT CASE WHEN pg_notify('everstep_ready', '')::text = '' THEN everstep.clock() END AS at",
+        a_commit_notifies_nobody,
+    ),
+    "timers by a worker's clock": (
+        "wake_due",
+        r"r\.wake_at <= everstep\.clock\(\)",
+        f"r.wake_at <= to_timestamp({time.time() + 7_200})",  # two hours ahead
+        a_sleeper_is_not_woken_before_its_time,
+    ),
     "timers always due": (
         "wake_due",
         r"AND r\.wake_at <= everstep\.clock\(\)",
@@ -399,3 +513,10 @@ async def test_a_mutant_is_killed_by_its_check(postgres: Server, mutant: str):
     with fresh_database(postgres) as name, pytest.raises(AssertionError) as killed:
         await check(postgres.url(name), rewrite)
     assert "no longer has" not in str(killed.value)
+
+
+async def test_a_process_that_keeps_its_uuid_is_seen(postgres: Server, monkeypatch):
+    """The mutant that no statement can show: an engine whose identity outlives its process."""
+    monkeypatch.setattr("everstep.engine.tenure.uuid4", lambda: UUID(int=7))
+    with fresh_database(postgres) as name, pytest.raises(AssertionError):
+        await each_start_of_a_process_is_a_worker_of_its_own(postgres.url(name), dict)

@@ -165,7 +165,7 @@ async def _start(side: Side, _: World) -> Any:
 
 
 async def _send(side: Side, _: World) -> Any:
-    return await side.messages.send(side.connection, "w", "t", codec=JSON, body=b"1", key="k")
+    return await side.messages.send(side.connection, "w", "t", body=b"1", key="k")
 
 
 async def _look(side: Side, world: World) -> Any:

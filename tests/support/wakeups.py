@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from everstep.codec import JSON
 from everstep.store.connection import Connection, connect
 from everstep.store.messages import Messages
 from everstep.store.models import CheckpointKind, CommitBatch, Seen
@@ -91,7 +90,7 @@ async def _listen(one: Speaker, id_: str) -> None:
 
 
 async def _send(two: Speaker, id_: str) -> list[str]:
-    await two.messages.send(two.session, id_, "t", codec=JSON, body=b"1", key=None)
+    await two.messages.send(two.session, id_, "t", body=b"1", key=None)
     return [id_]
 
 
