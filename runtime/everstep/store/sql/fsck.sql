@@ -270,6 +270,9 @@ started AS MATERIALIZED (
        AND c.workflow_id IN (SELECT r.id FROM everstep.run r UNION ALL SELECT w.id FROM everstep.workflow w
                               WHERE w.finished_at >= current_setting('everstep.fsck_since')::timestamptz
                               UNION ALL SELECT k.parent_id FROM children k)),
+strangers AS MATERIALIZED (
+    SELECT k.id, k.parent_id, k.created_at FROM children k
+     WHERE NOT EXISTS (SELECT FROM started s WHERE s.workflow_id = k.parent_id AND s.child = k.id)),
 found AS MATERIALIZED (
     SELECT 'I12' AS invariant, s.workflow_id,
            format('child %s was started at %s:%s, but does not exist', coalesce(quote_literal(s.child), 'without id'),
@@ -277,9 +280,8 @@ found AS MATERIALIZED (
       FROM started s WHERE NOT EXISTS (SELECT FROM everstep.workflow w WHERE w.id = s.child)
     UNION ALL
     SELECT 'I12', k.id, format('child of %s, whose log does not know it', quote_literal(k.parent_id))
-      FROM children k
-     WHERE NOT EXISTS (SELECT FROM started s WHERE s.workflow_id = k.parent_id AND s.child = k.id)
-       AND EXISTS (SELECT FROM everstep.checkpoint c
+      FROM strangers k
+     WHERE EXISTS (SELECT FROM everstep.checkpoint c
                     WHERE c.workflow_id = k.parent_id AND c.recorded_at <= k.created_at))
 SELECT invariant, workflow_id, what FROM found LIMIT 100;
 
