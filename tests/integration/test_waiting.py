@@ -223,6 +223,7 @@ def _execution(id_: str) -> Execution:
     return Execution(id_, "w", 1, asyncio.get_running_loop(), None, 1_000)  # type: ignore[arg-type]
 
 
+@pytest.mark.no_replay("counts replays")
 async def test_a_workflow_that_begins_anew_takes_its_messages_and_writes_its_streams_again(
     app: App, worker: StartWorker, client: Client
 ) -> None:
