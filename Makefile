@@ -39,7 +39,7 @@ test: .venv/.ready ## the tests that need no cluster, on an embedded Postgres
 
 .PHONY: test-slow
 test-slow: .venv/.ready ## the long races and chaos runs
-	@$(PYTEST) -m slow
+	@$(PYTEST) -m slow -n 2 --dist worksteal
 
 .PHONY: test-replay
 test-replay: .venv/.ready ## the tests of the language once more, with a replay after every checkpoint
