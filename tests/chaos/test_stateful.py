@@ -65,7 +65,7 @@ EACH = (
     *("beat", "kill", "freeze", "declare dead", "rescue", "bury", "wake forgotten", "leave"),
 )
 """What a long run has to have seen LEAST times each; it goes on for so many rounds until it has."""
-LEAST = 50
+LEAST = 30
 
 
 class Story(RuleBasedStateMachine):
@@ -267,6 +267,7 @@ class Story(RuleBasedStateMachine):
             if not holders:
                 return
             self.fall_silent_now(holders[0].worker)
+            self.did("kill")
             if id_ not in self.oracle.runs:
                 return
             if not self.live():
