@@ -13,6 +13,7 @@ import everstep
 from everstep import Status, UsageError
 
 
+@pytest.mark.no_replay("looks at the epoch")
 async def test_a_long_sleep_parks_and_leaves_nothing_in_memory(app, client, worker, sql):
     woken = []
 
