@@ -517,6 +517,6 @@ async def test_a_mutant_is_killed_by_its_check(postgres: Server, mutant: str):
 
 async def test_a_process_that_keeps_its_uuid_is_seen(postgres: Server, monkeypatch):
     """The mutant that no statement can show: an engine whose identity outlives its process."""
-    monkeypatch.setattr("everstep.engine.tenure.uuid4", lambda: UUID(int=7))
+    monkeypatch.setattr("everstep.engine.parts.uuid4", lambda: UUID(int=7))
     with fresh_database(postgres) as name, pytest.raises(AssertionError):
         await each_start_of_a_process_is_a_worker_of_its_own(postgres.url(name), dict)

@@ -9,6 +9,13 @@ from everstep.store.places import Place
 from everstep.store.sessions import AsyncTx, Tx, async_row_of, row_of
 from everstep.store.statements import statements_elsewhere
 
+MADE_MEANWHILE = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DuplicateObject,
+    psycopg.errors.DuplicateTable,
+)
+"""What CREATE TABLE IF NOT EXISTS raises if another session makes the table at the same moment."""
+
 
 class Records:
     """Rows of everstep_transaction in one schema of one database."""
@@ -34,8 +41,8 @@ class Records:
         if not (await async_row_of(tx, self._exist, {})).exist:
             try:
                 await tx.execute(self._create)
-            except psycopg.errors.UniqueViolation:
-                pass  # another worker made it at the same moment
+            except MADE_MEANWHILE:
+                pass
             except psycopg.Error as error:
                 raise self._refused(error, tx.info.user) from None
         self._open = True
@@ -47,7 +54,7 @@ class Records:
         if not row_of(tx, self._exist, {}).exist:
             try:
                 tx.execute(self._create)
-            except psycopg.errors.UniqueViolation:
+            except MADE_MEANWHILE:
                 pass
             except psycopg.Error as error:
                 raise self._refused(error, tx.info.user) from None
