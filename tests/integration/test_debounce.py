@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -308,7 +309,9 @@ async def test_without_the_lock_the_race_loses_inputs(
     change("FOR UPDATE;", "FOR UPDATE; PERFORM pg_sleep(0.008);")
     assert lost(*await race(database, rng)) == []
     change("FOR UPDATE;", ";")
-    assert lost(*await race(database, rng))
+    # A deadlock shows it as well: the lock is also what puts callers in an order.
+    with contextlib.suppress(psycopg.errors.DeadlockDetected):
+        assert lost(*await race(database, rng))
 
 
 async def race(url: str, rng: random.Random) -> tuple[list[Call], dict[str, int]]:

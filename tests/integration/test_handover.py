@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 
+import psycopg
 import pytest
 from support.fleet import Fleet
 from support.ledger import Ledger
@@ -269,6 +270,30 @@ async def test_a_workflow_that_kills_its_workers_is_given_up_and_takes_nobody_wi
     # Four crashes are forgiven, the fifth is the last.
     assert ledger.executions()["poison:1"] == 5
     assert sql.one("SELECT count(*) FROM everstep.workflow WHERE status = 1") == 40
+
+
+async def test_what_crashed_too_often_is_given_up_in_the_transaction_that_frees_it(
+    app, client, worker, sql, database
+):
+    """Nobody can claim it once more in between."""
+
+    @app.workflow
+    async def crashes() -> None:
+        pass
+
+    await client.start(crashes, id="w")
+    sql(
+        "WITH k AS (INSERT INTO everstep.worker (id, pod, version, state, slots, started_at, lease_until) "
+        "VALUES (gen_random_uuid(), 'dead', 'v', 3, 1, now(), now()) RETURNING id) "
+        "UPDATE everstep.run r SET state = 2, epoch = 9, version = 'v', crashes = 3, worker_id = k.id FROM k"
+    )
+    giving_up = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%dead letter%'"
+    with psycopg.connect(database) as other:
+        other.execute("SELECT FROM everstep.workflow FOR UPDATE")
+        await worker(lease_ttl=1.5, max_crashes=3)
+        await eventually(lambda: sql(giving_up))
+        assert sql.one("SELECT state FROM everstep.run") == 2
+    await eventually(lambda: sql.one("SELECT status FROM everstep.workflow") == 4)
 
 
 async def test_suspects_are_claimed_one_at_a_time_and_alone(client, worker, sql):

@@ -113,6 +113,7 @@ async def test_an_error_that_is_not_to_be_retried_fails_at_once(app, client, wor
     assert attempts == [1]
 
 
+@pytest.mark.no_replay("it counts its replays")
 async def test_an_error_of_the_retry_predicate_is_the_steps_outcome_on_every_replay(
     app, client, worker
 ):

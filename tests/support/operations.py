@@ -54,7 +54,7 @@ def committing(name: str, id_: str, fill: Fill, *, heir: bool = False) -> Op:
         if again.leftovers:
             (verdict,) = (await runs.verdicts(side.connection, [(id_, epoch)])).values()
             assert not verdict.owner, "rows are refused although this worker owns them"
-            return "fenced"
+            return "finished" if verdict.finished else "fenced"
         return _said(again)
 
     return Op(name, commit, finish, again=heir, commits=None if heir else id_)

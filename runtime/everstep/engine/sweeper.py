@@ -96,17 +96,25 @@ class Sweeper:
             await self._rescue(connection)
 
     async def _rescue(self, connection: Connection) -> None:
-        while rescued := await self._runs.rescue(connection):
-            log.info("rescued %d workflows from dead workers", rescued)
+        while await self._free(connection):
             self._announce()
-        if buried := await self._runs.bury(
-            connection, self._max_crashes, _dead_letter(self._max_crashes)
-        ):
+        await self._wake_forgotten(connection)
+        await self._workers.forget_workers(connection)
+
+    async def _free(self, connection: Connection) -> int:
+        # One transaction: what has crashed too often would else be claimed once more in between.
+        async with connection.transaction():
+            rescued = await self._runs.rescue(connection)
+            buried = await self._runs.bury(
+                connection, self._max_crashes, _dead_letter(self._max_crashes)
+            )
+        if rescued:
+            log.info("rescued %d workflows from dead workers", rescued)
+        if buried:
             log.error(
                 "gave up %d workflows that crashed more than %d times", buried, self._max_crashes
             )
-        await self._wake_forgotten(connection)
-        await self._workers.forget_workers(connection)
+        return rescued
 
     async def _wake_forgotten(self, connection: Connection) -> None:
         # It reads all that wait: 0.4 s for 100,000. So the more there are the rarer it is, and never a burden.
