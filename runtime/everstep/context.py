@@ -176,8 +176,12 @@ class Execution:
         """Wait until everything recorded so far is durable, and raise if this worker may not go on."""
         pending = self.pending
         if pending is not None and pending.at is None:
-            with self.engagement():
+            # Written out, for every step passes here: what `engagement` does.
+            self.engaged += 1
+            try:
                 await pending.wait()
+            finally:
+                self.engaged -= 1
         if self.recorder.leaving:
             await self.recorder.left.wait()
         self.check()

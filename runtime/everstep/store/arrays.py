@@ -134,6 +134,9 @@ def _fixed(values: Sequence[float], oid: int, width: int, code: str) -> bytes:
 
 
 def _varying(values: Sequence[bytes | None], oid: int) -> bytes:
+    if values.count(None) == len(values):
+        # As most columns of a commit are: nothing in them but nulls, or nothing at all.
+        return _header(len(values), oid, nulls=bool(values)) + _NULL * len(values)
     pack = struct.Struct(">i").pack
     pieces: list[bytes] = [b""]
     nulls = False

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from psycopg import AsyncClientCursor
+from psycopg import AsyncClientCursor, AsyncRawCursor
 
 from everstep.store.arrays import (
     BigInts,
@@ -23,7 +23,7 @@ from everstep.store.arrays import (
 )
 from everstep.store.connection import Connection, pooled
 from everstep.store.models import Checkpoint, Claimed, CommitBatch, Committed, Lane, Look, Verdict
-from everstep.store.statements import statements
+from everstep.store.statements import numbered, statements
 
 CLAIM_TIMEOUT_SECONDS = 15
 """A claim never runs longer on the server; mark_drained waits twice as long (docs/internals/rollout.md)."""
@@ -155,7 +155,9 @@ class Runs:
         arguments["ids"] = Texts(sorted(batch.ids()))
         arguments["me"] = self._me
         sql = self._commit_waiting if waiting else self._sql["commit"]
-        cursor = await connection.execute(sql, arguments)
+        query, names = numbered(sql)
+        cursor = AsyncRawCursor(connection)
+        await cursor.execute(query, [arguments[name] for name in names])
         row = await cursor.fetchone()
         assert row is not None
         return Committed(*row)

@@ -9,6 +9,7 @@ from importlib.resources import files
 
 from everstep.settings import checked_schema
 
+_PLACE = re.compile(rb"%%|%\((\w+)\)s")
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
@@ -46,6 +47,25 @@ def _named(sources: Sequence[str], schema: str) -> dict[str, bytes]:
                 raise AssertionError(f"two statements are named {name}")
             found[name] = in_schema(statement, schema).strip().encode()
     return found
+
+
+@cache
+def numbered(statement: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """A statement with $1, $2 … and the names they stand for, for a raw cursor.
+
+    psycopg remembers how to read statements of up to 4 kB; a longer one it would take apart at every execution.
+    """
+    names: list[str] = []
+
+    def place(found: re.Match[bytes]) -> bytes:
+        if found[0] == b"%%":
+            return b"%"
+        name = found[1].decode()
+        if name not in names:
+            names.append(name)
+        return b"$%d" % (names.index(name) + 1)
+
+    return _PLACE.sub(place, statement), tuple(names)
 
 
 def in_schema(text: str, schema: str) -> str:
