@@ -1,14 +1,19 @@
 """Durable workflows that need nothing but Postgres."""
 
 from everstep.app import App
-from everstep.client import Client
+from everstep.client.asynchronous import Client
+from everstep.client.debounce import Debounce
+from everstep.client.handle import Handle
 from everstep.context import StepContext, step_context, workflow_id
 from everstep.database import Database
-from everstep.debounce import Debounce
 from everstep.definitions import AsyncWorkflow, PlainStep, PlainWorkflow, Step, Workflow
-from everstep.durable import ChildHandle, run, sleep, sleep_until, start
+from everstep.durable.calls import ChildHandle, run, sleep, sleep_until, start
+from everstep.durable.endless import continue_as_new
+from everstep.durable.talking import close_stream, get_event, recv, send, set_event, write_stream
+from everstep.durable.timeouts import timeout, wait_for
+from everstep.durable.together import as_completed, wait_first
+from everstep.durable.values import deprecate_patch, now, patched, random, uuid
 from everstep.encoding import Codec, PayloadPlace
-from everstep.endless import continue_as_new
 from everstep.engine.worker import Worker
 from everstep.errors import (
     DatabaseUnreachableError,
@@ -24,7 +29,6 @@ from everstep.errors import (
     WorkflowDeadError,
     WorkflowError,
 )
-from everstep.handle import Handle
 from everstep.queues import Queue, Rate
 from everstep.retry import Retry
 from everstep.schedules import CatchUp, Overlap, Schedule
@@ -34,10 +38,6 @@ from everstep.store.places import Isolation
 from everstep.store.sessions import AsyncTx as Connection
 from everstep.store.sessions import Tx as PlainConnection
 from everstep.store.workflows import Filter
-from everstep.talking import close_stream, get_event, recv, send, set_event, write_stream
-from everstep.timeouts import timeout, wait_for
-from everstep.together import as_completed, wait_first
-from everstep.values import deprecate_patch, now, patched, random, uuid
 
 __version__ = "0.1.0"
 

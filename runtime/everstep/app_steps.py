@@ -10,11 +10,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 from everstep.database import Database
 from everstep.decorators import AsyncAlchemy, PlainAlchemy, StepDecorator, TransactionDecorator
 from everstep.definitions import PlainStep, Step
+from everstep.durable.transactional import PlainTransaction, Transaction
 from everstep.errors import UsageError
 from everstep.retry import Retry
 from everstep.store.places import Isolation
 from everstep.store.sessions import AsyncTx, Tx
-from everstep.transactional import PlainTransaction, Transaction
 
 P = ParamSpec("P")
 R = TypeVar("R")

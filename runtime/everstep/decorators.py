@@ -6,8 +6,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from everstep.definitions import AsyncWorkflow, PlainStep, PlainWorkflow, Step
+from everstep.durable.transactional import PlainTransaction, Transaction
 from everstep.store.sessions import AsyncTx, Tx
-from everstep.transactional import PlainTransaction, Transaction
 
 P = ParamSpec("P")
 R = TypeVar("R")

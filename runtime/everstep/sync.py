@@ -14,15 +14,16 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 from uuid import UUID
 
-from everstep import durable, talking, together, values
-from everstep.blocking import Client, Handle
+from everstep.client.blocking import Client, Handle
 from everstep.context import Branch, branch_here, current_branch
 from everstep.definitions import PlainStep, Workflow, as_step
-from everstep.endless import continue_as_new
+from everstep.durable import calls as durable
+from everstep.durable import talking, together, values
+from everstep.durable.endless import continue_as_new
+from everstep.durable.team import Team, in_order_of_end
+from everstep.durable.values import deprecate_patch, patched
 from everstep.errors import UsageError
 from everstep.portal import on_loop
-from everstep.team import Team, in_order_of_end
-from everstep.values import deprecate_patch, patched
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -173,7 +173,7 @@ async def test_a_claim_is_ended_by_the_server_when_it_takes_too_long(
     database, app, sql, monkeypatch
 ):
     """What mark_drained relies on: neither a claim nor a start that claims outlives its time limit."""
-    for name in ("everstep.client_base", "everstep.engine.parts"):
+    for name in ("everstep.client.base", "everstep.engine.parts"):
         monkeypatch.setattr(f"{name}.CLAIM_TIMEOUT_SECONDS", 0.2)
     worker = Worker(app, Settings(url=database, lease_ttl=30))
     async with worker:

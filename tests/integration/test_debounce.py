@@ -19,7 +19,7 @@ from support.protocol import Speaker, two_workers
 from support.waiting import eventually
 
 from everstep import App, Client, Debounce, UsageError, WorkflowError, sync
-from everstep.startable import make_start
+from everstep.client.startable import make_start
 from everstep.store.connection import connect
 from everstep.store.workflows import Workflows
 

@@ -124,7 +124,7 @@ async def test_a_branch_that_waits_for_its_commit_keeps_the_others_from_parking(
         return await message(self, execution, topic)
 
     monkeypatch.setattr(Lookout, "message", counting)
-    monkeypatch.setattr("everstep.waiting.LOOK_SECONDS", (0.01, 0.13))
+    monkeypatch.setattr("everstep.durable.waiting.LOOK_SECONDS", (0.01, 0.13))
     await worker()
     handle = await client.start(work, id="w")
     await began.wait()

@@ -21,8 +21,9 @@ from typing import Any
 
 import psycopg
 
-from everstep import Settings, Worker, flows
+from everstep import Settings, Worker
 from everstep.context import Execution
+from everstep.durable import flows
 from everstep.store.models import CheckpointKind
 from everstep.store.statements import statements
 from support.crash_app import app_of

@@ -8,9 +8,9 @@ import pytest
 
 import everstep
 from everstep import sync
-from everstep.client import Client
-from everstep.handle import Handle
-from everstep.timetable import Timetable
+from everstep.client.asynchronous import Client
+from everstep.client.handle import Handle
+from everstep.client.timetable import Timetable
 
 FOR_BOTH = {"workflow_id", "step_context"}
 """Functions that wait for nothing: one for both colours."""

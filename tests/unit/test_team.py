@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from everstep.context import Branch
-from everstep.team import MOST_CALLS, Team
+from everstep.durable.team import MOST_CALLS, Team
 
 
 class Counted:

@@ -13,7 +13,7 @@ from everstep.cli import options
 from everstep.cli.choosing import chosen_by, filter_of
 from everstep.cli.session import with_client
 from everstep.cli.teaching import Taught
-from everstep.client import Client
+from everstep.client.asynchronous import Client
 from everstep.errors import UsageError
 from everstep.store.infos import Status
 from everstep.store.workflows import Filter

@@ -14,7 +14,7 @@ from everstep.cli.durations import duration
 from everstep.cli.output import print_json, print_rows
 from everstep.cli.session import with_client
 from everstep.cli.teaching import TaughtGroup
-from everstep.client import Client
+from everstep.client.asynchronous import Client
 from everstep.errors import UsageError
 from everstep.schedules import CatchUp, Overlap
 from everstep.store.schedules import ScheduleInfo

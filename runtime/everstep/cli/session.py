@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from everstep.client import Client
+from everstep.client.asynchronous import Client
 from everstep.codec import MAX_PAYLOAD
 from everstep.encoding import Codec
 from everstep.settings import Settings

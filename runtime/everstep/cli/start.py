@@ -15,12 +15,12 @@ from everstep.cli.loading import load_app
 from everstep.cli.output import print_json
 from everstep.cli.session import with_client
 from everstep.cli.teaching import Taught
-from everstep.client import Client
+from everstep.client.asynchronous import Client
+from everstep.client.debounce import Debounce
+from everstep.client.handle import Handle
 from everstep.codec import MAX_PAYLOAD
-from everstep.debounce import Debounce
 from everstep.definitions import DEFAULT_QUEUE
 from everstep.errors import UsageError
-from everstep.handle import Handle
 
 
 @click.command(

@@ -11,7 +11,7 @@ from everstep.cli import options
 from everstep.cli.output import print_rows
 from everstep.cli.session import with_client
 from everstep.cli.teaching import Taught
-from everstep.client import Client
+from everstep.client.asynchronous import Client
 from everstep.errors import UsageError
 from everstep.store.infos import EventInfo
 

@@ -15,7 +15,7 @@ from everstep.cli.durations import duration
 from everstep.cli.output import print_facts, print_json, print_rows
 from everstep.cli.session import with_client
 from everstep.cli.teaching import TaughtGroup
-from everstep.client import Client
+from everstep.client.asynchronous import Client
 from everstep.errors import UnknownWorkflowError
 from everstep.store.infos import StepInfo, WorkflowInfo
 

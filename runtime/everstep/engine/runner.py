@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 from everstep.app import App
 from everstep.context import Branch, Execution, Probe, current_branch, log_of
 from everstep.definitions import Workflow
+from everstep.durable.endless import continuation_in, generation_of, main_branch, next_generation
 from everstep.encoding import Encoding
-from everstep.endless import continuation_in, generation_of, main_branch, next_generation
 from everstep.engine.committer import Committer
 from everstep.errors import (
     DEADLINE_EXCEEDED,

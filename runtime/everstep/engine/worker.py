@@ -11,18 +11,18 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from everstep.adoption import adopt_time_limits
 from everstep.app import App
-from everstep.client import Client
+from everstep.client.asynchronous import Client
+from everstep.client.starter import Here
 from everstep.codec import JSON
 from everstep.context import numbering_task_factory
+from everstep.durable.adoption import adopt_time_limits
 from everstep.engine.tenure import Phase, ProbeMaker, Tenure
 from everstep.metrics.exporter import Exporter
 from everstep.metrics.local import LocalMetrics
 from everstep.metrics.vitals import Vitals
 from everstep.queues import Queue, queue_name
 from everstep.settings import Settings
-from everstep.starter import Here
 from everstep.store.connection import Link
 from everstep.store.hints import Channel, Ear, Notifier
 from everstep.store.models import Claimed, Ending, Outcome, Start

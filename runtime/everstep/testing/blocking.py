@@ -11,10 +11,10 @@ from typing import Any, Self, TypeVar, Unpack
 
 from everstep import sync
 from everstep.app import App
+from everstep.client.handle import Handle as AsyncHandle
+from everstep.client.startable import StartOptions
 from everstep.definitions import Workflow
-from everstep.handle import Handle as AsyncHandle
 from everstep.portal import wait_on
-from everstep.startable import StartOptions
 from everstep.testing.clock import Clock, Started
 from everstep.testing.probe import CrashPoint, When
 from everstep.testing.stage import Ran, Replay, Stage

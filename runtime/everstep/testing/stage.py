@@ -11,12 +11,12 @@ from typing import Any, Generic, Literal, TypeVar, Unpack, cast
 from uuid import UUID
 
 from everstep.app import App
-from everstep.client import Client
+from everstep.client.asynchronous import Client
+from everstep.client.handle import Handle
+from everstep.client.startable import StartOptions
 from everstep.definitions import Workflow
 from everstep.engine.worker import Worker
-from everstep.handle import Handle
 from everstep.settings import Settings
-from everstep.startable import StartOptions
 from everstep.store.connection import Link
 from everstep.store.infos import Status, StepInfo
 from everstep.store.testing import FakeClock

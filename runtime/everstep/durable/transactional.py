@@ -10,9 +10,9 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, get_origin
 from everstep.codec import Payload, hints_of, result_payload
 from everstep.context import Branch, StepContext, current_branch
 from everstep.database import Database
+from everstep.durable.flows import Flow, perform, perform_in_thread, step_flow
+from everstep.durable.marked import elsewhere_flow
 from everstep.errors import UsageError
-from everstep.flows import Flow, perform, perform_in_thread, step_flow
-from everstep.marked import elsewhere_flow
 from everstep.retry import NO_RETRY, Retry
 from everstep.store.models import CheckpointKind
 from everstep.store.places import Isolation, Mark, Place

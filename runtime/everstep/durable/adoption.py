@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from everstep.context import current_branch
-from everstep.timeouts import Timeout, wait_for
+from everstep.durable.timeouts import Timeout, wait_for
 
 _MARK = "_everstep_limit"
 

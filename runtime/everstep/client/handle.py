@@ -25,7 +25,7 @@ from everstep.store.infos import StepInfo, WorkflowInfo
 from everstep.store.models import Ending, Outcome
 
 if TYPE_CHECKING:
-    from everstep.client import Client
+    from everstep.client.asynchronous import Client
 
 R = TypeVar("R")
 
@@ -69,7 +69,7 @@ class Handle(Generic[R]):
 
     def result_in(self, branch: Branch) -> Coroutine[object, None, R]:
         """Inside a workflow: waited for parked, and recorded at the position taken now."""
-        from everstep.children import result_in_workflow  # noqa: PLC0415
+        from everstep.durable.children import result_in_workflow  # noqa: PLC0415
 
         position = branch.next_position()
         return result_in_workflow(branch.execution, position, self.id, self.payload)

@@ -8,14 +8,14 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
 
-from everstep.children import result_in_workflow, start_child
 from everstep.codec import Payload
 from everstep.context import Branch, Execution, awaiting_branch
 from everstep.definitions import PlainStep, Workflow, as_step
+from everstep.durable.children import result_in_workflow, start_child
+from everstep.durable.talking import deadline_of, plain_row, seconds_of
+from everstep.durable.waiting import wait_until
 from everstep.errors import UsageError
 from everstep.store.models import CheckpointKind
-from everstep.talking import deadline_of, plain_row, seconds_of
-from everstep.waiting import wait_until
 
 P = ParamSpec("P")
 R = TypeVar("R")

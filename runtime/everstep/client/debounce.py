@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from everstep.durable.talking import seconds_of
 from everstep.errors import UsageError
 from everstep.store.models import Debounced
-from everstep.talking import seconds_of
 from everstep.texts import storable
 
 _MAX_KEY = 512

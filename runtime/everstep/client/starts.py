@@ -8,20 +8,28 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, Unpack, cast, overload
 
-from everstep.children import start_child
-from everstep.client_base import ClientBase
+from everstep.client.base import ClientBase
+from everstep.client.handle import Handle
+from everstep.client.startable import (
+    StartOptions,
+    Takes0,
+    Takes1,
+    Takes2,
+    Takes3,
+    Takes4,
+    make_start,
+)
+from everstep.client.starter import difference
 from everstep.codec import Payload, encode_plain
 from everstep.context import current_branch
 from everstep.definitions import DEFAULT_QUEUE, Workflow
+from everstep.durable.children import start_child
 from everstep.errors import (
     DuplicateWorkflowError,
     PayloadError,
     UsageError,
     WorkflowExistsError,
 )
-from everstep.handle import Handle
-from everstep.startable import StartOptions, Takes0, Takes1, Takes2, Takes3, Takes4, make_start
-from everstep.starter import difference
 from everstep.store.connection import RowRejected
 from everstep.store.hints import Channel
 from everstep.store.models import Start

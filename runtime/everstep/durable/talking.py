@@ -10,10 +10,10 @@ import msgspec
 
 from everstep.codec import JSON, Payload, encode_plain
 from everstep.context import Branch, Execution, awaiting_branch
+from everstep.durable.stopping import stoppable
+from everstep.durable.waiting import wait_for
 from everstep.errors import Failure, UnknownWorkflowError, UsageError
-from everstep.stopping import stoppable
 from everstep.store.models import Checkpoint, CheckpointKind, Seen
-from everstep.waiting import wait_for
 
 T = TypeVar("T")
 Position = tuple[str, int]

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from everstep.client_base import ClientBase
+from everstep.client.base import ClientBase
 from everstep.codec import encode_plain
 from everstep.errors import (
     UnknownWorkflowError,

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
-from everstep.client_messages import ClientMessages
-from everstep.client_starts import ClientStarts
+from everstep.client.handle import Handle
+from everstep.client.messages import ClientMessages
+from everstep.client.starts import ClientStarts
+from everstep.client.timetable import Timetable
 from everstep.codec import Payload
 from everstep.definitions import Workflow
 from everstep.errors import (
     Failure,
     UnknownWorkflowError,
 )
-from everstep.handle import Handle
 from everstep.store.hints import Channel
 from everstep.store.infos import StepInfo, WorkflowInfo
 from everstep.store.models import Outcome
 from everstep.store.workflows import Filter
-from everstep.timetable import Timetable
 
 A = TypeVar("A")
 R = TypeVar("R")

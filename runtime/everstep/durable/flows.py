@@ -16,6 +16,7 @@ from typing import Any
 
 from everstep.codec import JSON, Payload
 from everstep.context import Execution, StepContext, current_branch, current_step
+from everstep.durable.stopping import STOPPED, be_stopped, stops_itself, was_stopped
 from everstep.errors import (
     INTERRUPTED,
     Failure,
@@ -25,7 +26,6 @@ from everstep.errors import (
 )
 from everstep.portal import count, on_loop, record_there
 from everstep.retry import Retry
-from everstep.stopping import STOPPED, be_stopped, stops_itself, was_stopped
 from everstep.store.models import Checkpoint, CheckpointKind
 
 

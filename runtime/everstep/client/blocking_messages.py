@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from everstep import client as asynchronous
+from everstep.client import asynchronous
 from everstep.store.infos import EventInfo
 
 T = TypeVar("T")

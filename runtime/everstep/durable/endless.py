@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from everstep.context import Execution, branch_here
+from everstep.durable.talking import plain_row
 from everstep.errors import Continued, UsageError
 from everstep.store.models import Checkpoint, CheckpointKind
-from everstep.talking import plain_row
 
 
 def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:

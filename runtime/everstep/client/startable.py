@@ -10,8 +10,8 @@ import re
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
+from everstep.client.debounce import Debounce
 from everstep.codec import JSON, encode_plain
-from everstep.debounce import Debounce
 from everstep.errors import PayloadError, UsageError
 from everstep.ids import new_id
 from everstep.queues import Queue, queue_name

@@ -14,10 +14,10 @@ from uuid import UUID, uuid4
 import msgspec
 
 from everstep.context import Branch, awaiting_branch, branch_here
+from everstep.durable.talking import Position, plain_row
 from everstep.errors import UsageError
 from everstep.portal import on_loop, record_there
 from everstep.store.models import CheckpointKind
-from everstep.talking import Position, plain_row
 
 
 def now() -> Coroutine[object, None, datetime]:

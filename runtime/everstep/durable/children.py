@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from everstep.client.handle import value_of
+from everstep.client.startable import StartOptions, make_start
 from everstep.codec import Payload
 from everstep.context import Branch, Execution
+from everstep.durable.stopping import stoppable
+from everstep.durable.talking import Position, plain_row
+from everstep.durable.waiting import wait_for
 from everstep.errors import DEADLINE_EXCEEDED, Failure, UnknownWorkflowError, UsageError
-from everstep.handle import value_of
-from everstep.startable import StartOptions, make_start
-from everstep.stopping import stoppable
 from everstep.store.models import Checkpoint, CheckpointKind, Ending, Outcome, Seen
-from everstep.talking import Position, plain_row
-from everstep.waiting import wait_for
 
 if TYPE_CHECKING:
     from everstep.definitions import Workflow

@@ -7,13 +7,13 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
+from everstep.client.handle import Handle
+from everstep.client.outcomes import Outcomes
+from everstep.client.starter import Here, Starter
 from everstep.codec import MAX_PAYLOAD, Payload
 from everstep.encoding import Codec, Encoding
 from everstep.errors import UsageError
-from everstep.handle import Handle
-from everstep.outcomes import Outcomes
 from everstep.settings import checked_schema
-from everstep.starter import Here, Starter
 from everstep.store.checks import check_schema
 from everstep.store.connection import Link
 from everstep.store.hints import Channel, Ear, Notifier
@@ -23,7 +23,7 @@ from everstep.store.runs import CLAIM_TIMEOUT_SECONDS
 from everstep.store.workflows import Workflows
 
 if TYPE_CHECKING:
-    from everstep.client import Client
+    from everstep.client.asynchronous import Client
 
 R = TypeVar("R")
 

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from everstep.client.handle import Handle
 from everstep.context import Branch, awaiting_branch
-from everstep.durable import ChildHandle
+from everstep.durable.calls import ChildHandle
+from everstep.durable.stopping import stoppable
+from everstep.durable.talking import Position, plain_row
+from everstep.durable.waiting import wait_for as wait_for_seen
 from everstep.errors import UnknownWorkflowError, UsageError
-from everstep.handle import Handle
-from everstep.stopping import stoppable
 from everstep.store.models import CheckpointKind, Seen
-from everstep.talking import Position, plain_row
-from everstep.waiting import wait_for as wait_for_seen
 
 T = TypeVar("T")
 R = TypeVar("R")

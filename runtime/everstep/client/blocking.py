@@ -9,18 +9,18 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
-from everstep import client as asynchronous
-from everstep import handle as handles
-from everstep.blocking_messages import ClientMessages
-from everstep.blocking_timetable import Timetable
-from everstep.children import start_child
+from everstep.client import asynchronous
+from everstep.client import handle as handles
+from everstep.client.blocking_messages import ClientMessages
+from everstep.client.blocking_timetable import Timetable
+from everstep.client.startable import StartOptions, Takes0, Takes1, Takes2, Takes3, Takes4
 from everstep.codec import MAX_PAYLOAD
 from everstep.context import current_branch
 from everstep.definitions import Workflow
+from everstep.durable.children import start_child
 from everstep.encoding import Codec
 from everstep.errors import UsageError
 from everstep.portal import on_loop, wait_on
-from everstep.startable import StartOptions, Takes0, Takes1, Takes2, Takes3, Takes4
 from everstep.store.infos import StepInfo, WorkflowInfo
 from everstep.store.models import Outcome
 from everstep.store.workflows import Filter

@@ -10,8 +10,8 @@ import msgspec
 
 from everstep.codec import Payload
 from everstep.context import Execution
+from everstep.durable.flows import Flow, Record, outcome_of, row_at, step_flow
 from everstep.errors import INTERRUPTED, Failure
-from everstep.flows import Flow, Record, outcome_of, row_at, step_flow
 from everstep.ids import new_id
 from everstep.retry import NO_RETRY, Retry
 from everstep.store.models import CheckpointKind

@@ -6,15 +6,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, Unpack
 
-from everstep import timetable as asynchronous
+from everstep.client import timetable as asynchronous
+from everstep.client.timetable import Backfill, Changes
 from everstep.store.schedules import ScheduleInfo
-from everstep.timetable import Backfill, Changes
 
 T = TypeVar("T")
 
 
 class Timetable:
-    """The schedules of one schema. Methods and errors are those of everstep.timetable.Timetable."""
+    """The schedules of one schema. Methods and errors are those of everstep.client.timetable.Timetable."""
 
     def __init__(
         self, inner: asynchronous.Timetable, wait: Callable[[Coroutine[Any, Any, Any]], Any]

@@ -16,10 +16,10 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from everstep.context import Branch, current_branch
+from everstep.durable.talking import plain_row
 from everstep.errors import ControlSignal, UsageError
 from everstep.portal import count, on_loop, record_there
 from everstep.store.models import CheckpointKind
-from everstep.talking import plain_row
 
 T = TypeVar("T")
 
