@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from everstep.errors import SchemaError
+from everstep.migrations.known import newest_known
 from everstep.settings import Settings
 from everstep.store.checks import check_schema
 from everstep.store.connection import Connection, Link
@@ -65,7 +66,7 @@ async def examine(settings: Settings, *, since: timedelta | None = None) -> list
 
 async def _examine(connection: Connection, schema: str, grace: float) -> list[Finding]:
     try:
-        await check_schema(connection, schema)
+        await check_schema(connection, schema, newest_known())
     except SchemaError as error:
         what, _, remedy = str(error).rpartition(". Run ")
         return [Finding("schema", Severity.ERROR, what or str(error), f"Run {remedy}")]

@@ -9,6 +9,7 @@ from typing import TypeVar
 from everstep.client.asynchronous import Client
 from everstep.codec import MAX_PAYLOAD
 from everstep.encoding import Codec
+from everstep.migrations.known import newest_known
 from everstep.settings import Settings
 from everstep.store.checks import check_schema
 from everstep.store.connection import Connection, Link
@@ -45,7 +46,7 @@ def with_connection(
     link = Link(settings.url, "everstep cli")
 
     async def checked(connection: Connection) -> T:
-        await check_schema(connection, settings.schema)
+        await check_schema(connection, settings.schema, newest_known())
         return await function(connection, settings.schema)
 
     async def call() -> T:

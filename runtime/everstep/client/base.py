@@ -13,6 +13,7 @@ from everstep.client.starter import Here, Starter
 from everstep.codec import MAX_PAYLOAD, Payload
 from everstep.encoding import Codec, Encoding
 from everstep.errors import UsageError
+from everstep.migrations.known import newest_known
 from everstep.settings import checked_schema
 from everstep.store.checks import check_schema
 from everstep.store.connection import Link
@@ -84,7 +85,7 @@ class ClientBase:
     async def open(self) -> None:
         """Check the database and begin. `connect` does this."""
         try:
-            await self._ask_link.first(lambda c: check_schema(c, self._schema))
+            await self._ask_link.first(lambda c: check_schema(c, self._schema, newest_known()))
         except BaseException:
             await self.close()
             raise

@@ -9,13 +9,12 @@ from __future__ import annotations
 from psycopg import errors
 
 from everstep.errors import SchemaError
-from everstep.migrations.known import newest_known
 from everstep.store.connection import Connection
 from everstep.store.statements import in_schema
 
 
-async def check_schema(connection: Connection, schema: str) -> None:
-    """Raise SchemaError if the engine's schema is missing, too old or too new."""
+async def check_schema(connection: Connection, schema: str, known: int) -> None:
+    """Raise SchemaError if the engine's schema is missing, too old or too new for code that knows `known`."""
     query = (
         "SELECT max(number) AS number, max(coalesce(oldest_code, number)) AS oldest_code "
         "FROM everstep.migration WHERE origin = 'engine'"
@@ -27,7 +26,7 @@ async def check_schema(connection: Connection, schema: str) -> None:
         raise missing(schema) from None
     if row is None or row.number is None:
         raise missing(schema)
-    compare(schema, row.number, row.oldest_code, newest_known())
+    compare(schema, row.number, row.oldest_code, known)
 
 
 def compare(schema: str, found: int, oldest_code: int, known: int) -> None:
