@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import unquote
 
 import psycopg
 import pytest
@@ -250,6 +251,41 @@ def test_several_run_at_once_also_in_long_and_private_folders(tmp_path: Path, fr
             psycopg.connect(two.tcp_url_of().replace(two.password, "guess"))
         with pytest.raises(UsageError, match="has no port"):
             one.tcp_url_of()
+
+
+def test_in_a_long_folder_the_url_is_the_same_at_every_start(
+    tmp_path: Path, fresh_data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    temporary, private = tmp_path / "t", tmp_path / "private"
+    temporary.mkdir(mode=0o711)
+    private.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    server = EmbeddedPostgres(copied(fresh_data, tmp_path / ("d" * 90)), {"fsync": "off"})
+    url = server.url
+    with server:
+        (folder,) = temporary.iterdir()
+        assert str(folder) in unquote(url)
+        assert folder.stat().st_mode & 0o777 == 0o700
+    folder.mkdir(mode=0o755)  # as a process that was killed leaves it behind
+    with server:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert server.url == url
+        assert count(url, "pg_class")
+    assert list(temporary.iterdir()) == []
+    # Somebody was there first.
+    folder.symlink_to(private)
+    with pytest.raises(UsageError, match=r"not a folder of this user\. Remove it"):
+        server.start()
+    assert folder.is_symlink()
+    if os.geteuid() == 0:
+        folder.unlink()
+        folder.mkdir()
+        os.chown(folder, 12345, 12345)
+        (folder / "theirs").touch()
+        with pytest.raises(UsageError, match="not a folder of this user"):
+            server.start()
+        assert folder.stat().st_uid == 12345
+        assert (folder / "theirs").exists()
 
 
 def test_a_folder_in_use_and_a_setting_that_is_wrong_are_told(tmp_path: Path, fresh_data: Path):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import hashlib
+import os
 import shutil
 import signal
 import socket
@@ -50,7 +52,7 @@ class EmbeddedPostgres:
         self._settings = dict(settings or {})
         self._with_parent = with_parent
         self._data = self.folder / "data"
-        self._sockets = self.folder / "run"
+        self._sockets = _socket_folder(self.folder)
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
         self._user = ServerUser()
@@ -131,8 +133,8 @@ class EmbeddedPostgres:
             process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_SECONDS)
-        if self._sockets.parent != self.folder:
-            shutil.rmtree(self._sockets.parent, ignore_errors=True)
+        if process is not None and self._sockets.parent != self.folder:
+            shutil.rmtree(self._sockets, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -149,14 +151,9 @@ class EmbeddedPostgres:
             ) from None
 
     def _make_sockets(self) -> None:
-        self._sockets = self.folder / "run"
-        if len(str(self._sockets).encode()) > LONGEST_SOCKET_FOLDER:
-            # The address of a socket is short; this path is not. A private folder elsewhere stands in.
-            outside = Path(tempfile.mkdtemp(prefix="everstep-"))
-            outside.chmod(0o711)
-            self._sockets = outside / "run"
-        self._sockets.mkdir(exist_ok=True)
-        self._user.own(self._sockets)
+        with contextlib.suppress(FileExistsError):
+            self._sockets.mkdir(mode=0o700)
+        self._user.claim(self._sockets)
 
     def _launch(self, programs: Path) -> None:
         if self.port == 0:
@@ -199,6 +196,14 @@ class EmbeddedPostgres:
                     f"The whole log is {log}."
                 )
             time.sleep(0.01)
+
+
+def _socket_folder(folder: Path) -> Path:
+    """Within the server's folder; or a short path that is the same at every start, since a socket's may not be long."""
+    if len(str(folder / "run").encode()) <= LONGEST_SOCKET_FOLDER:
+        return folder / "run"
+    told = hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"everstep-{os.geteuid()}-{told}"
 
 
 def _ready(pid_file: Path, pid: int) -> bool:

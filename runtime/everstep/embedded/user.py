@@ -33,6 +33,19 @@ class ServerUser:
         if self.ids is not None:
             os.chown(path, *self.ids)
 
+    def claim(self, folder: Path) -> None:
+        """Make a folder the server's, unless it is somebody else's or not a folder: then UsageError.
+
+        For folders that others could have made before, such as those in /tmp.
+        """
+        found = folder.lstat()
+        mine = {os.geteuid(), *(self.ids or ())[:1]}
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in mine:
+            raise UsageError(
+                f"{folder} is to hold the server's socket, and it is not a folder of this user. Remove it."
+            )
+        self.own(folder)
+
 
 def server_user(data: Path, needed: Iterable[Path]) -> ServerUser:
     """The user for a server with this data folder that has to reach the `needed` ones. Raises UsageError."""
