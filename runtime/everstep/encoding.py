@@ -118,8 +118,8 @@ class Encoding:
     def opened(self, workflow_id: str, row: Checkpoint) -> Checkpoint:
         """A checkpoint as it was recorded."""
         body = row.output if row.error is None else row.error
-        if body is None or not body.startswith(_MARK):
-            return row
+        if body is None or not body.startswith(_MARK) or row.kind == CheckpointKind.SEND:
+            return row  # what was sent is bound to its receiver, of which a log knows nothing; nobody reads it here
         found = self.decode(body, _place_of(workflow_id, row))
         if row.error is not None:
             return replace(row, codec=JSON, error=found)

@@ -214,6 +214,31 @@ async def test_the_last_input_of_a_debounce_wins(
     assert plaintexts(sql, SECRET) == []
 
 
+async def test_what_sends_and_publishes_is_replayed(
+    app: App, worker: StartWorker, client: Client
+) -> None:
+    runs: list[int] = []
+
+    @app.workflow
+    async def hears() -> str:
+        return await everstep.recv("said", as_type=str)
+
+    @app.workflow
+    async def says(word: str, to: str) -> int:
+        await everstep.send(to, word, topic="said")
+        await everstep.set_event("said", word)
+        await everstep.write_stream("said", word)
+        await everstep.sleep(1.2)  # leaves the worker: all of it is replayed
+        runs.append(len(runs))
+        return len(runs)
+
+    await worker()
+    listening = await client.start(hears)
+    speaking = await client.start(says, SECRET, listening.id)
+    assert await listening.result(10) == SECRET
+    assert await speaking.result(10) == 1
+
+
 SWAPS = {
     "inputs": "UPDATE everstep.workflow w SET input = o.input FROM everstep.workflow o"
     " WHERE (w.id, o.id) IN (('one', 'two'), ('two', 'one'))",
