@@ -38,8 +38,6 @@ from everstep_operator.planning.actions import (
 )
 from everstep_operator.resource import DurableApp
 
-FORBIDDEN = 403
-
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -63,11 +61,12 @@ class Applier:
             try:
                 await self._do(key, app, action)
             except KubeError as error:
-                if not (error.rejected or error.status == FORBIDDEN):
+                # Also 500: that is how the API server tells of an admission webhook it cannot reach.
+                if error.passing:
                     raise
                 failures.append(Failure(action, str(error)))
-            except psycopg.Error as error:
-                failures.append(Failure(action, str(error).strip()))
+            except (psycopg.Error, TimeoutError) as error:
+                failures.append(Failure(action, str(error).strip() or "no answer in time"))
         return tuple(failures)
 
     async def _do(self, key: str, app: DurableApp, action: Action) -> None:

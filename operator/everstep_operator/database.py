@@ -5,6 +5,7 @@ cut off after two seconds, because an answer that comes late is an answer that i
 Every fault becomes `Unknown` with a reason and a remedy; none becomes a zero.
 """
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,6 +33,7 @@ Connection = psycopg.AsyncConnection[DictRow]
 Pool = AsyncConnectionPool[Connection]
 
 _CONNECT_SECONDS = 3
+_ANSWER_SECONDS = 8.0
 
 _ROUTING = """
     SELECT current, revision, changed_at, database_time, in_recovery, system_identifier,
@@ -144,7 +146,12 @@ def _new_pool(url: str) -> Pool:
 
 @asynccontextmanager
 async def _transaction(pool: Pool) -> AsyncIterator[Connection]:
-    async with pool.connection() as connection, connection.transaction():
+    # A server that stands still cuts nothing off: the clock of this process has to.
+    async with (
+        asyncio.timeout(_ANSWER_SECONDS),
+        pool.connection() as connection,
+        connection.transaction(),
+    ):
         # Not a connection option: a pooler in between may refuse those.
         await connection.execute("SET LOCAL statement_timeout = '2s'")
         yield connection
@@ -206,6 +213,10 @@ def _digest(url: str) -> str:
 
 def _unknown(error: Exception) -> Unknown:
     """Never with the driver's own connection string: only its first line, which has none."""
+    if isinstance(error, TimeoutError):
+        return Unknown(
+            Reason.UNREACHABLE, f"the database gives no answer within {_ANSWER_SECONDS:g} s"
+        )
     said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     match error:
         case errors.InsufficientPrivilege():

@@ -18,6 +18,16 @@ from kubernetes.aio.config.config_exception import ConfigException
 from everstep_operator import names
 
 _TIMEOUT = 20.0
+_PASSING = frozenset(
+    {
+        0,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.CONFLICT,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
 
 
 class KubeError(Exception):
@@ -36,9 +46,9 @@ class KubeError(Exception):
         return self.status == HTTPStatus.CONFLICT
 
     @property
-    def rejected(self) -> bool:
-        """The object itself is wrong: asking again does not help."""
-        return self.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+    def passing(self) -> bool:
+        """Nobody refused anything: no answer, too busy, or the object moved in between."""
+        return self.status in _PASSING
 
 
 @dataclass(frozen=True, slots=True)

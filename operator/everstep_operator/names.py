@@ -59,7 +59,7 @@ def _as_version(tag: str) -> str:
     if re.match(VERSION_PATTERN, tag):
         return tag
     stem = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9]+$", "", tag)[: _MAX_VERSION - 11]
-    return f"{stem}-{fingerprint(tag)}"
+    return "-".join(part for part in (stem, fingerprint(tag)) if part)
 
 
 def version_label(version: str) -> str:
@@ -96,6 +96,11 @@ def selector(app: str, version: str) -> dict[str, str]:
 def selector_text(app: str, version: str) -> str:
     """The selector as the scale subresource wants it."""
     return ",".join(f"{key}={value}" for key, value in sorted(selector(app, version).items()))
+
+
+def owned_text(app: str) -> str:
+    """Selects what the operator made for an app: people label their own objects with its name."""
+    return f"{LABEL_APP}={app},{LABEL_MANAGED_BY}={MANAGER}"
 
 
 def labels(app: str, version: str, component: str) -> dict[str, str]:

@@ -12,7 +12,16 @@ from typing import Any
 
 from everstep_operator import names
 from everstep_operator.database import Databases
-from everstep_operator.kube import DEPLOYMENTS, JOBS, PODS, REVISIONS, SECRETS, Kube, KubeError
+from everstep_operator.kube import (
+    DEPLOYMENTS,
+    JOBS,
+    PODS,
+    REVISIONS,
+    SECRETS,
+    Kind,
+    Kube,
+    KubeError,
+)
 from everstep_operator.observed import (
     Database,
     Deployment,
@@ -22,10 +31,13 @@ from everstep_operator.observed import (
     Observed,
     Revision,
     Unknown,
+    Unmigrated,
 )
 from everstep_operator.pods import moment, pod, runs
 from everstep_operator.reasons import Reason
-from everstep_operator.resource import DurableApp
+from everstep_operator.resource import DurableApp, SecretKey
+
+_EMPTY = "empty"
 
 
 @dataclass(slots=True)
@@ -50,11 +62,10 @@ class Observer:
     memory: Memory
 
     async def observe(self, key: str, app: DurableApp) -> Observed:
-        selector = f"{names.LABEL_APP}={app.name}"
-        deployments = await self.kube.items(DEPLOYMENTS, app.namespace, selector)
-        jobs = await self.kube.items(JOBS, app.namespace, selector)
-        revisions = await self.kube.items(REVISIONS, app.namespace, selector)
-        pods = await self.kube.items(PODS, app.namespace, selector)
+        deployments = await self._owned(DEPLOYMENTS, app)
+        jobs = await self._owned(JOBS, app)
+        revisions = await self._owned(REVISIONS, app)
+        pods = await self.kube.items(PODS, app.namespace, names.owned_text(app.name))
         # The database last: a Job that was complete above has left its traces below.
         database = trusted(app, await self._database(key, app))
         return Observed(
@@ -66,6 +77,10 @@ class Observer:
             gone_pods=self._gone(key, pods, database),
         )
 
+    async def _owned(self, kind: Kind, app: DurableApp) -> list[dict[str, Any]]:
+        found = await self.kube.items(kind, app.namespace, names.owned_text(app.name))
+        return [body for body in found if ours(app, body["metadata"])]
+
     async def _database(self, key: str, app: DurableApp) -> Database:
         source = app.spec.database.url_from.secret_key_ref
         try:
@@ -73,12 +88,11 @@ class Observer:
         except KubeError as error:
             if error.status not in (403, 404):
                 raise
-            remedy = f"create it with the connection string under the key {source.key!r}"
-            return Unknown(Reason.SECRET_MISSING, f"Secret {source.name}: {error}; {remedy}")
-        try:
-            url = base64.b64decode(secret["data"][source.key]).decode().strip()
-        except (KeyError, TypeError, binascii.Error, UnicodeDecodeError):
-            message = f"Secret {source.name} has no readable key {source.key!r}"
+            return _no_secret(source, error)
+        url = _value(secret, source.key)
+        if not url:
+            keys = ", ".join(sorted(secret.get("data") or {})) or "none"
+            message = f"Secret {source.name} has no text under {source.key!r} (its keys: {keys})"
             return Unknown(Reason.SECRET_MISSING, message)
         return await self.databases.read(key, url, app.spec.database.schema)
 
@@ -107,18 +121,56 @@ class Observer:
         return frozenset(gone)
 
 
+def _no_secret(source: SecretKey, error: KubeError) -> Unknown:
+    message = (
+        f"Secret {source.name} does not exist: create it in this namespace, with the connection"
+        f" string under the key {source.key!r}"
+        if error.gone
+        else f"the operator may not read Secret {source.name}: {error}"
+    )
+    return Unknown(Reason.SECRET_MISSING, message)
+
+
+def _value(secret: Mapping[str, Any], key: str) -> str:
+    try:
+        return base64.b64decode(secret["data"][key]).decode().strip()
+    except (KeyError, TypeError, binascii.Error, UnicodeDecodeError):
+        return ""
+
+
+def ours(app: DurableApp, meta: Mapping[str, Any]) -> bool:
+    """Not what another controller has, such as a DurableApp of this name that was deleted.
+
+    Without a controller it is ours: `kubectl delete --cascade=orphan` leaves objects like that.
+    """
+    owners = meta.get("ownerReferences") or ()
+    return all(owner["uid"] == app.uid for owner in owners if owner.get("controller"))
+
+
 def trusted(app: DurableApp, database: Database) -> Database:
     """Another database under the same address is not the one whose workflows we count."""
     expected = (app.status.get("database") or {}).get("systemIdentifier")
-    if not isinstance(database, Known) or expected is None:
+    if isinstance(database, Unknown) or expected is None:
         return database
+    accepted = app.annotations.get(names.ANNOTATION_ACCEPT_DATABASE)
+    if isinstance(database, Unmigrated):
+        return database if accepted == _EMPTY else _emptied(app)
     found = database.routing.system_identifier
-    if found in (expected, app.annotations.get(names.ANNOTATION_ACCEPT_DATABASE)):
+    if found in (expected, accepted):
         return database
     return Unknown(
         Reason.IDENTITY_CHANGED,
         f"this is another database (system identifier {found}, before {expected}); if that is"
         f" meant: kubectl annotate dapp {app.name} {names.ANNOTATION_ACCEPT_DATABASE}={found}",
+    )
+
+
+def _emptied(app: DurableApp) -> Unknown:
+    return Unknown(
+        Reason.IDENTITY_CHANGED,
+        f"schema {app.spec.database.schema} has no engine tables any more: the Secret names another"
+        " database, or this one was emptied; if it shall begin anew:"
+        f" kubectl annotate dapp {app.name} {names.ANNOTATION_ACCEPT_DATABASE}={_EMPTY}",
     )
 
 

@@ -154,6 +154,7 @@ class Pod:
     version: str
     component: str
     job: str | None = None
+    created_at: datetime | None = None
     trouble: Trouble | None = None
     report: Mapping[str, Any] | None = None
     """JSON from the termination message of a migration."""

@@ -35,6 +35,7 @@ def pod(body: Mapping[str, Any]) -> Pod:
         version=annotations.get(names.ANNOTATION_VERSION, labels.get(names.LABEL_VERSION, "")),
         component=labels.get(names.LABEL_COMPONENT, ""),
         job=labels.get("batch.kubernetes.io/job-name"),
+        created_at=moment(meta.get("creationTimestamp")),
         trouble=None if meta.get("deletionTimestamp") else trouble(body.get("status") or {}),
         report=_report(ended) if ended else None,
         finished_at=moment(ended.get("finishedAt")) if ended else None,

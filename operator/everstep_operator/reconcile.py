@@ -21,7 +21,7 @@ from everstep_operator.kube import APPS, Kube, KubeError
 from everstep_operator.metrics import Metrics
 from everstep_operator.observe import Memory, Observer
 from everstep_operator.planning.actions import Action, MarkDrained
-from everstep_operator.planning.planner import ROLLING, plan
+from everstep_operator.planning.planner import DRAINING, ROLLING, plan
 from everstep_operator.report import report, report_invalid
 from everstep_operator.resource import DurableApp, parse
 from everstep_operator.schema import InvalidError
@@ -152,8 +152,10 @@ class Reconciler:
         for event in events(body, status, done, now):
             await applier.post(event)
         self.metrics.show(app.namespace, app.name, observed, status)
+        if failures:
+            return max(DRAINING, decided.interval)  # refused again at once helps nobody
         acted = any(not isinstance(action, MarkDrained) for action in decided.actions)
-        return min(ROLLING, decided.interval) if acted and not failures else decided.interval
+        return min(ROLLING, decided.interval) if acted else decided.interval
 
     async def _forget(self, key: str) -> None:
         namespace, _, name = key.partition("/")

@@ -11,7 +11,16 @@ from typing import Any
 
 from everstep_operator import names
 from everstep_operator.build.job import job_name
-from everstep_operator.observed import Database, JobState, Known, Observed, State, Unknown, Version
+from everstep_operator.observed import (
+    Database,
+    JobState,
+    Known,
+    Observed,
+    State,
+    Unknown,
+    Unmigrated,
+    Version,
+)
 from everstep_operator.planning.actions import Finding, Plan
 from everstep_operator.planning.migration import last_report
 from everstep_operator.planning.scale import serving
@@ -216,6 +225,8 @@ def _migration(app: DurableApp, observed: Observed) -> MigrationStatus | None:
 
 def _identity(app: DurableApp, database: Database) -> DatabaseStatus | None:
     """Of the database whose workflows these numbers count; kept while it is unknown."""
+    if isinstance(database, Unmigrated):
+        return None
     if isinstance(database, Known):
         return DatabaseStatus(database.routing.system_identifier, database.routing.engine_schema)
     old = app.status.get("database")

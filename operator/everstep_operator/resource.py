@@ -11,74 +11,10 @@ from typing import Any
 
 from everstep_operator import names
 from everstep_operator.schema import InvalidError, about, from_json
+from everstep_operator.template import RULES, SCHEMA
 
 _DAY = timedelta(days=1)
 _NAME = {"minLength": 1, "maxLength": 253}
-
-_CONTAINER = {
-    "type": "object",
-    "x-kubernetes-preserve-unknown-fields": True,
-    "required": ["name"],
-    "properties": {
-        "name": {"type": "string", "maxLength": 63},
-        "image": {"type": "string", "maxLength": 1024},
-    },
-}
-_TEXTS = {
-    "type": "object",
-    "maxProperties": 64,
-    "additionalProperties": {"type": "string"},
-}
-# Only what the rules look at is spelled out; the API server checks the rest when the Deployment
-# is applied, with the schema of its own version.
-_TEMPLATE: dict[str, Any] = {
-    "x-kubernetes-preserve-unknown-fields": True,
-    "required": ["spec"],
-    "properties": {
-        "metadata": {
-            "type": "object",
-            "x-kubernetes-preserve-unknown-fields": True,
-            "properties": {"labels": _TEXTS, "annotations": _TEXTS},
-        },
-        "spec": {
-            "type": "object",
-            "x-kubernetes-preserve-unknown-fields": True,
-            "required": ["containers"],
-            "properties": {
-                "containers": {
-                    "type": "array",
-                    "minItems": 1,
-                    "maxItems": 32,
-                    "items": _CONTAINER,
-                }
-            },
-        },
-    },
-}
-
-
-def _reserved(part: str) -> tuple[str, str]:
-    place = f"self.metadata.{part}"
-    return (
-        (
-            f"!has(self.metadata) || !has({place})"
-            f" || {place}.all(key, !key.startsWith('{names.GROUP}/'))"
-        ),
-        f"template.metadata.{part} may not use the prefix {names.GROUP}/: the operator sets those",
-    )
-
-
-_TEMPLATE_RULES = (
-    (
-        (
-            f"self.spec.containers.exists(c, c.name == '{names.WORKER}'"
-            " && has(c.image) && size(c.image) > 0)"
-        ),
-        f"template.spec.containers needs a container named '{names.WORKER}' with an image",
-    ),
-    _reserved("labels"),
-    _reserved("annotations"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +89,8 @@ class Spec:
     template: Mapping[str, Any] = field(
         metadata=about(
             f"Pod template; its container '{names.WORKER}' runs `everstep worker module:app`.",
-            rules=_TEMPLATE_RULES,
-            **_TEMPLATE,
+            rules=RULES,
+            **SCHEMA,
         )
     )
     database: Database = field(metadata=about("Where the workflows live."))

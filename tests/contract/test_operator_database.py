@@ -1,10 +1,14 @@
 """The operator's side of the contract with the database: views, functions, and not knowing."""
 
+import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
 from support.database import Sql
 
+from everstep_operator import database as database_module
 from everstep_operator.database import Databases, RoutingMovedError
 from everstep_operator.observed import Known, State, Unknown, Unmigrated
 
@@ -107,6 +111,28 @@ async def test_a_statement_that_takes_too_long_is_unknown(
     blocker.rollback()
     assert isinstance(found, Unknown)
     assert "statement timeout" in found.message
+
+
+@pytest.mark.slow
+async def test_a_server_that_stands_still_is_unknown_in_bounded_time(
+    databases: Databases, database: str, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen machine, or a network that swallows packets: `statement_timeout` says nothing."""
+    monkeypatch.setattr(database_module, "_ANSWER_SECONDS", 0.3)
+    await known(databases, database)
+    backend = sql.one(
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE application_name = 'everstep-operator' AND datname = current_database()"
+    )
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        found = await asyncio.wait_for(databases.read(KEY, database, SCHEMA), 30)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    assert isinstance(found, Unknown)
+    assert found.reason == "Unreachable"
+    assert "no answer" in found.message
+    await known(databases, database)
 
 
 async def test_a_role_without_privileges_is_told_what_to_grant(

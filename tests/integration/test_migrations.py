@@ -98,10 +98,22 @@ def test_a_changed_or_missing_or_late_file_is_refused(empty_database, folder):
     second.write_text("SELECT 2;")
     assert report_of(empty_database, folder)["code"] == "HistoryDiverged"
     second.unlink()
+    (folder / "0003_third.sql").write_text("SELECT 3;")
     assert report_of(empty_database, folder)["file"] == "0002_second.sql"
+    (folder / "0003_third.sql").unlink()
     second.write_text("SELECT 1;")
     (folder / "0000_early.sql").write_text("SELECT 0;")
     assert report_of(empty_database, folder)["file"] == "0000_early.sql"
+
+
+def test_the_shorter_folder_of_a_rollback_leaves_what_newer_code_added(empty_database, sql, folder):
+    (folder / "0002_second.sql").write_text("ALTER TABLE orders ADD COLUMN note text;")
+    migrate(empty_database, "everstep", folder)
+    (folder / "0002_second.sql").unlink()
+    assert migrate(empty_database, "everstep", folder).applied == []
+    assert sql.one("SELECT count(note) FROM orders") == 0
+    (folder / "0002_other.sql").write_text("ALTER TABLE orders ADD COLUMN other text;")
+    assert report_of(empty_database, folder)["code"] == "HistoryDiverged"
 
 
 def test_a_file_outside_a_transaction_that_stopped_half_way_is_never_run_blindly(

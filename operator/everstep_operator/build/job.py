@@ -75,7 +75,7 @@ def _template(app: DurableApp) -> dict[str, Any]:
     spec["containers"] = [_container(app)]
     spec["restartPolicy"] = "Never"
     spec.pop("terminationGracePeriodSeconds", None)
-    spec["volumes"] = [v for v in spec.get("volumes", ()) if v["name"] != "everstep-tmp"]
+    spec["volumes"] = [v for v in spec.get("volumes") or () if v["name"] != "everstep-tmp"]
     labels = names.labels(app.name, app.version, MIGRATION)
     annotations = {names.ANNOTATION_VERSION: app.version}
     return {

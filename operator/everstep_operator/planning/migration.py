@@ -4,12 +4,12 @@ Pure. The ledger in Postgres is the truth, so running a Job once more is harmles
 the DurableApp remembers the last one that succeeded, so that a deleted Job is not run again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from everstep_operator.build.job import MIGRATION, job, job_name
-from everstep_operator.observed import Job, JobState, Observed, Pod, Unknown
+from everstep_operator.observed import Job, JobState, Observed, Pod, Unknown, Unmigrated
 from everstep_operator.planning.actions import Action, CreateJob, DeleteJob, Finding
 from everstep_operator.reasons import Reason
 from everstep_operator.resource import DurableApp
@@ -18,6 +18,7 @@ from everstep_operator.resource import DurableApp
 _PASSING = frozenset({"DatabaseUnreachable", "LockTimeout"})
 _RETRY_AFTER = timedelta(seconds=60)
 _KEPT_JOBS = 3
+_NOT_STARTED = frozenset({"ImagePullFailed", "ContainerNotCreated", "Unschedulable"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,11 @@ class Migration:
 
 def plan_migration(app: DurableApp, observed: Observed, now: datetime) -> Migration:
     name = job_name(app)
+    made = _plan(app, observed, name, now)
+    return replace(made, actions=(*_never_began(observed, name), *made.actions))
+
+
+def _plan(app: DurableApp, observed: Observed, name: str, now: datetime) -> Migration:
     found = next((j for j in observed.jobs if j.name == name), None)
     if found is None:
         return _absent(app, observed, name)
@@ -43,9 +49,10 @@ def plan_migration(app: DurableApp, observed: Observed, now: datetime) -> Migrat
 
 def _absent(app: DurableApp, observed: Observed, name: str) -> Migration:
     recorded = app.status.get("migration") or {}
-    if recorded.get("job") == name and recorded.get("state") == "Migrated":
-        return Migration(True, _migrated(name))
     database = observed.database
+    done = recorded.get("job") == name and recorded.get("state") == "Migrated"
+    if done and not isinstance(database, Unmigrated):
+        return Migration(True, _migrated(name))
     # An engine schema this operator cannot read is what the migration is there to change.
     if isinstance(database, Unknown) and database.reason != Reason.ENGINE_MISMATCH:
         message = f"migration Job {name} is not started: {database.message}"
@@ -107,6 +114,18 @@ def _explain(found: Job, report: dict[str, Any]) -> str:
     return (
         f"{cause}. {remedy}. The version that serves now goes on serving; to try the same image"
         f" again: kubectl delete job {found.name}"
+    )
+
+
+def _never_began(observed: Observed, name: str) -> tuple[Action, ...]:
+    """A superseded Job whose pod cannot start would go on trying until its deadline."""
+    return tuple(
+        DeleteJob(other.name, f"its pod could not start, and {name} has taken its place")
+        for other in observed.jobs
+        if other.name != name
+        and other.state is JobState.RUNNING
+        and (pods := _pods_of(other, observed))
+        and all(pod.trouble and pod.trouble.reason in _NOT_STARTED for pod in pods)
     )
 
 

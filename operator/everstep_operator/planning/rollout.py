@@ -116,13 +116,27 @@ def _judge(
     if found.failure:
         return Finding(Reason.WORKERS_FAILING, f"{waiting}: {found.failure}", stalled=True)
     seconds = app.spec.rollout.progress_deadline_seconds
-    if not promoted and found.created_at and now - found.created_at > timedelta(seconds=seconds):
+    began = _complete_since(observed, found)
+    if not promoted and began and now - began > timedelta(seconds=seconds):
         message = (
             f"{waiting} after {seconds} s: see kubectl logs deployment/{found.name}; do its"
             " workers use this database and schema?"
         )
         return Finding(Reason.WORKERS_FAILING, message, stalled=True)
     return Finding(Reason.RESIZING if promoted else Reason.STARTING_WORKERS, waiting)
+
+
+def _complete_since(observed: Observed, found: Deployment) -> datetime | None:
+    """When the last of its pods was made; until then Kubernetes keeps the deadline (`failure`).
+
+    Not the age of the Deployment: that of a rollback is old before its first pod begins.
+    """
+    made = [
+        p.created_at
+        for p in observed.pods
+        if p.component == names.WORKER and p.version == found.version and p.created_at
+    ]
+    return max(made) if made and len(made) >= found.replicas else None
 
 
 def worker_trouble(observed: Observed, version: str) -> Trouble | None:

@@ -44,7 +44,8 @@ def history(
             if origin == "engine":
                 if oldest_code > max(by_number):
                     raise refusals.too_new(row.number, oldest_code, max(by_number))
-            elif wanted:
+            # The files of a rollback end earlier: what newer code added after them is left alone.
+            elif wanted and row.number < max(by_number):
                 raise refusals.diverged(row.file, "was applied, and is gone from the folder")
         elif mine.checksum != row.checksum and origin == "user":
             raise refusals.diverged(mine.file, f"has changed since it was applied as {row.file}")

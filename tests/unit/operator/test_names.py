@@ -58,3 +58,9 @@ def test_every_tag_makes_valid_names(app: str, tag: str) -> None:
 def test_different_versions_never_share_a_deployment(app: str, one: str, other: str) -> None:
     if one != other:
         assert names.deployment(app, one) != names.deployment(app, other)
+
+
+@pytest.mark.parametrize("tag", ["___", "-", "_a", "a" * 128, "a" * 51 + "." * 20])
+def test_every_tag_becomes_a_version_that_may_be_a_label(tag: str) -> None:
+    made = names.version_of(None, {"image": f"localhost/orders:{tag}"})
+    assert re.fullmatch(names.VERSION_PATTERN, made)

@@ -8,8 +8,8 @@ from unit.operator.worlds import app, known
 
 from everstep_operator import names
 from everstep_operator.database import Databases
-from everstep_operator.observe import Memory, Observer, deployment, trusted
-from everstep_operator.observed import Known, Unknown, Worker
+from everstep_operator.observe import Memory, Observer, deployment, ours, trusted
+from everstep_operator.observed import Known, Unknown, Unmigrated, Worker
 
 KEY = "shop/orders"
 
@@ -111,3 +111,31 @@ def test_another_database_is_unknown_until_somebody_accepts_it() -> None:
     assert f"{names.ANNOTATION_ACCEPT_DATABASE}=7000" in found.message
     accepted = replace(of, annotations={names.ANNOTATION_ACCEPT_DATABASE: "7000"})
     assert trusted(accepted, known("v2")) == known("v2")
+
+
+def test_a_database_that_lost_its_tables_is_unknown_until_somebody_accepts_it() -> None:
+    """A Secret that names another database of the same server is just as empty."""
+    of = app(status={"database": {"systemIdentifier": "7000"}})
+    found = trusted(of, Unmigrated())
+    assert isinstance(found, Unknown)
+    assert found.reason == "IdentityChanged"
+    assert f"{names.ANNOTATION_ACCEPT_DATABASE}=empty" in found.message
+    accepted = replace(of, annotations={names.ANNOTATION_ACCEPT_DATABASE: "empty"})
+    assert trusted(accepted, Unmigrated()) == Unmigrated()
+    assert trusted(app(), Unmigrated()) == Unmigrated(), "before the first migration"
+
+
+@pytest.mark.parametrize(
+    ("owners", "mine"),
+    [
+        ([{"uid": "u-1", "controller": True}], True),
+        ([{"uid": "u-0", "controller": True}], False),
+        ([{"uid": "u-0"}], True),
+        ([], True),
+    ],
+    ids=["ours", "of a DurableApp that was deleted", "no controller", "left as an orphan"],
+)
+def test_only_what_no_other_controller_has_is_ours(
+    owners: list[dict[str, Any]], mine: bool
+) -> None:
+    assert ours(app(), {"name": "x", "ownerReferences": owners}) is mine

@@ -195,10 +195,38 @@ def test_a_worker_that_cannot_start_stalls_the_rollout_with_its_reason() -> None
     assert "ends with code 2" in made.rollout.message
 
 
+def fresh_pods(name: str, count: int) -> tuple[Pod, ...]:
+    return tuple(Pod(f"p-{n}", name, "worker", created_at=NOW) for n in range(count))
+
+
 def test_workers_that_never_report_stall_the_rollout_after_the_deadline() -> None:
     observed = rolling(APP, known("v1", V1), running(APP, "v2"))
+    observed = replace(observed, pods=fresh_pods("v2", 3))
     assert not plan(APP, observed, NOW + timedelta(seconds=600)).rollout.stalled
     assert plan(APP, observed, NOW + timedelta(seconds=601)).rollout.stalled
+
+
+@pytest.mark.parametrize("pods", [0, 2, 3])
+def test_a_rollback_to_an_old_deployment_has_the_whole_deadline_again(pods: int) -> None:
+    """The Deployment of v2 is a week old and has just been scaled up."""
+    drained = version("v2", State.DRAINED, drained_since=NOW - timedelta(minutes=4))
+    old = running(APP, "v2", ready=0, available=0, created_at=NOW - timedelta(days=7))
+    observed = replace(rolling(APP, known("v1", V1, drained), old), pods=fresh_pods("v2", pods))
+    made = plan(APP, observed, NOW + timedelta(seconds=5))
+    assert (made.rollout.reason, made.rollout.stalled) == (Reason.STARTING_WORKERS, False)
+
+
+@pytest.mark.parametrize(
+    ("reason", "gone"), [("ImagePullFailed", True), ("Crashing", False), (None, False)]
+)
+def test_a_superseded_migration_goes_only_if_it_never_began(reason: str | None, gone: bool) -> None:
+    """Somebody mended a wrong image: the Job of the wrong one would go on trying for an hour."""
+    wrong = Job("orders-migrate-wrong", "v9", JobState.RUNNING)
+    trouble = Trouble(reason, "x") if reason else None
+    pod = Pod("p", "v9", "migration", job=wrong.name, trouble=trouble)
+    rest = at_rest(APP)
+    made = plan(APP, replace(rest, jobs=(*rest.jobs, wrong), pods=(pod,)), NOW)
+    assert [a.name for a in made.actions if isinstance(a, DeleteJob)] == [wrong.name] * gone
 
 
 def test_a_migration_that_left_no_tables_is_explained() -> None:
@@ -214,6 +242,14 @@ def test_a_job_that_was_deleted_after_success_is_not_run_again() -> None:
     made = plan(app(status=status), replace(at_rest(APP), jobs=()), NOW)
     assert made.actions == ()
     assert made.migration.reason is Reason.MIGRATED
+
+
+def test_a_migration_whose_tables_are_gone_is_run_again_once_its_job_is_deleted() -> None:
+    """That is what the message tells people to do; the status alone must not stand in the way."""
+    status = {"migration": {"job": done_job(APP).name, "version": "v2", "state": "Migrated"}}
+    stuck = plan(app(status=status), Observed(Unmigrated(), jobs=(done_job(APP),)), NOW)
+    assert "delete the Job" in stuck.rollout.message
+    assert kinds(plan(app(status=status), Observed(Unmigrated()), NOW).actions) == ["CreateJob"]
 
 
 # --- unknown is not zero -------------------------------------------------------------------
