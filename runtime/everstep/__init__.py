@@ -33,7 +33,7 @@ from everstep.queues import Queue, Rate
 from everstep.retry import Retry
 from everstep.schedules import CatchUp, Overlap, Schedule
 from everstep.settings import Settings
-from everstep.store.infos import Status, StepInfo, WorkflowInfo
+from everstep.store.infos import Encoded, EventInfo, Status, StepInfo, WorkflowInfo
 from everstep.store.places import Isolation
 from everstep.store.sessions import AsyncTx as Connection
 from everstep.store.sessions import Tx as PlainConnection
@@ -52,6 +52,8 @@ __all__ = [
     "Database",
     "DatabaseUnreachableError",
     "Debounce",
+    "Encoded",
+    "EventInfo",
     "EverstepError",
     "Filter",
     "Handle",

@@ -93,7 +93,7 @@ class Encoding:
             here = "none is configured here" if self.codec is None else f"{self.id} is configured"
             raise PayloadError(
                 f"{place}: it is encoded with codec {used}, and {here}. Give the App and each Client the codec "
-                f"with this id, as codec=…"
+                f"with this id, as codec=…, and commands that App, as --app MODULE:APP"
             )
         try:
             return self.codec.decode(body[2:], place)
@@ -165,6 +165,12 @@ class Encoding:
 
 
 PLAIN = Encoding(None)
+
+
+def codec_of(body: bytes) -> int:
+    """The id of the codec that made what is stored; JSON for what none has made."""
+    marked = body.removeprefix(_LOOSE)
+    return marked[1] if marked.startswith(_MARK) and len(marked) > 1 else JSON
 
 
 def input_of(workflow_id: str) -> PayloadPlace:

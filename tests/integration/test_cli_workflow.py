@@ -56,7 +56,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("EVERSTEP_DATABASE_URL", database)
     yield tmp_path
-    sys.modules.pop("clishop", None)
+    for name in ("clishop", "clisafe"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -118,6 +119,58 @@ def test_generations_are_a_column_of_the_steps_where_there_are_any(run: Everstep
         ["3", "~3", "1", "counts", "continue"],
         ["3", "~3", "2", "price", "step"],
     ]
+
+
+SAFE = """
+from everstep import App
+
+class Reversed:
+    id = 101
+    def encode(self, body, place): return body[::-1]
+    def decode(self, body, place): return body[::-1]
+
+app = App("safe", codec=Reversed())
+
+@app.step
+async def double(word: str) -> str:
+    return word * 2
+
+@app.workflow
+async def doubled(word: str) -> str:
+    if word == "no":
+        raise ValueError("no it is")
+    return await double(word)
+"""
+
+
+def test_payloads_of_a_codec_are_shown_to_whoever_names_the_app(
+    run: Everstep, shop: Path, database: str
+):
+    (shop / "clisafe.py").write_text(SAFE)
+    address = {"EVERSTEP_DATABASE_URL": database}
+    log = shop / "safe.log"
+    process = spawn("worker", "clisafe:app", "--port", "0", cwd=shop, out=log, **address)
+    try:
+        start = ("workflow", "start", "clisafe:app", "doubled", "--wait")
+        assert run(*start, "--id", "s", "--input", '{"word": "ab"}').out == '"abab"\n'
+        assert run(*start, "--id", "n", "--input", '{"word": "no"}').code == 7
+    finally:
+        process.terminate()
+        process.wait(30)
+    app = ("--app", "clisafe:app")
+    got = json.loads(run("workflow", "get", "s", "-o", "json", *app).out)
+    assert (got["input"], got["output"]) == ({"word": "ab"}, "abab")
+    assert "abab" in run("workflow", "steps", "s", *app).out
+    assert run("workflow", "result", "s", *app).out == '"abab"\n'
+    assert "no it is" in run("workflow", "list", "--id", "n", *app).out
+
+    sealed = "encoded with codec 101"
+    assert run("workflow", "get", "s").out.count(sealed) == 2
+    assert sealed in run("workflow", "steps", "s").out
+    assert sealed in run("workflow", "list", "--id", "n").out
+    got = json.loads(run("workflow", "get", "s", "-o", "json").out)
+    assert got["output"]["encoded_with_codec"] == 101
+    assert_told(run("workflow", "result", "s"), 2, sealed, "--app MODULE:APP")
 
 
 def test_starts_are_debounced(run: Everstep, shop: Path, sql: Sql):

@@ -160,9 +160,73 @@ async def test_readers_outside_see_what_was_said(
     }
     (row,) = sql("SELECT * FROM everstep.workflows WHERE name <> 'fail' AND id <> 'f'")
     assert (row.input, row.output, row.attributes) == (None, None, {"colour": "plain"})
-    info = await client.get("f")
-    assert info is not None
-    assert info.error_message is None
+
+
+async def test_a_client_with_the_codec_shows_payloads_and_one_without_says_so(
+    app: App, worker: StartWorker, client: Client, database: str, codec: Sealed
+) -> None:
+    runs: list[str] = []
+    talk = talkative(app, runs)
+    await worker()
+    handle = await client.start(talk, SECRET, False, id="talk")
+    debounced = await client.start(
+        app.workflows["failed"], SECRET, debounce=everstep.Debounce("k", window=0.1)
+    )
+    for _ in range(2):
+        await client.send("talk", SECRET, topic="outside")
+    assert await handle.result(30) == [SECRET] * 8
+    with pytest.raises(WorkflowError):
+        await debounced.result(30)
+
+    info = await handle.info()
+    assert (info.input, info.output) == ({"word": SECRET, "again": False}, [SECRET] * 8)
+    failed = await debounced.info()
+    assert (failed.input, failed.output) == ({"word": SECRET}, None)
+    assert (failed.error_type, failed.error_message) == ("ValueError", SECRET)
+    assert SECRET in str(failed.error_traceback)
+    steps = await handle.steps()
+    assert {step.kind for step in steps if SECRET in (step.output, step.error_message)} == {
+        "step", "transaction", "result", "receive", "publish", "event",
+    }  # fmt: skip
+    (listed,) = await client.list(everstep.Filter(name="failed", id_prefix=debounced.id))
+    assert (listed.error_message, listed.error_traceback, listed.input) == (SECRET, None, None)
+
+    unread = everstep.Encoded(100)
+    async with Client.connect(database) as without:
+        info = await without.handle_named("talk").info()
+        assert (info.input, info.output) == (unread, unread)
+        assert str(unread) == "encoded with codec 100"
+        shown = [step.error_message or step.output for step in await without.steps("talk")]
+        assert shown.count(unread) + shown.count(str(unread)) == sum(
+            SECRET in (step.output, step.error_message) for step in steps
+        )
+        (listed,) = await without.list(everstep.Filter(id_prefix=debounced.id))
+        assert (listed.error_type, listed.error_message) == (None, str(unread))
+        assert [event.value for event in await without.events("talk")] == [unread]
+    async with Client.connect(database, codec=Sealed(KEY[::-1])) as wrong:
+        info = await wrong.handle_named("talk").info()
+        assert "made with another key" in str(info.output)
+        assert "InvalidTag" in str((await wrong.steps("talk"))[0].output)
+
+
+async def test_what_a_log_sent_is_said_to_be_encoded(
+    app: App, worker: StartWorker, client: Client
+) -> None:
+    @app.workflow
+    async def says(word: str) -> None:
+        await everstep.send("nobody", word)
+
+    @app.workflow(name="hears")
+    async def hears() -> str:
+        return await everstep.recv(as_type=str)
+
+    await worker()
+    await client.start(hears, id="nobody")
+    handle = await client.start(says, SECRET)
+    await handle.result(10)
+    (step,) = await handle.steps()
+    assert (step.kind, step.output.encoded_with_codec) == ("send", 100)
+    assert "bound to its receiver" in step.output.problem
 
 
 async def test_transactions_elsewhere_and_ticks(

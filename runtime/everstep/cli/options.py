@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from everstep.cli.loading import load_app
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -24,6 +26,16 @@ def database(command: F) -> F:
         help="Postgres connection string (EVERSTEP_DATABASE_URL)",
     )
     return url(schema(command))
+
+
+def app(command: F) -> F:
+    """--app, given to the command as `app`: the App whose codec and limit its client has, or None."""
+    return click.option(
+        "--app",
+        type=load_app,
+        metavar="MODULE:APP",
+        help="Read and write payloads with the codec of this App",
+    )(command)
 
 
 def logging(command: F) -> F:

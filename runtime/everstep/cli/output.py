@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from everstep.store.infos import Encoded
+
 Columns = Mapping[str, str]
 
 _COLOURS = {
@@ -89,6 +91,8 @@ def _in_words(value: Any) -> str:
             return brief(value)
         case str():
             return value
+        case Encoded():
+            return str(value)
         case _:
             return msgspec.json.encode(value).decode()
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from everstep.app import App
 from everstep.client.asynchronous import Client
-from everstep.codec import MAX_PAYLOAD
-from everstep.encoding import Codec
 from everstep.migrations.known import newest_known
 from everstep.settings import Settings
 from everstep.store.checks import check_schema
@@ -22,17 +21,16 @@ def with_client(
     schema: str | None,
     function: Callable[[Client], Awaitable[T]],
     *,
-    max_payload: int = MAX_PAYLOAD,
-    codec: Codec | None = None,
+    app: App | None = None,
 ) -> T:
-    """Call `function` with a client of the database that options and environment name."""
+    """Call `function` with a client of the database that options and environment name, as this App's are."""
     settings = Settings.from_environment(url=url, schema=schema)
+    of_app: dict[str, Any] = (
+        {} if app is None else {"max_payload": app.max_payload, "codec": app.codec}
+    )
 
     async def call() -> T:
-        connecting = Client.connect(
-            settings.url, settings.schema, max_payload=max_payload, codec=codec
-        )
-        async with connecting as client:
+        async with Client.connect(settings.url, settings.schema, **of_app) as client:
             return await function(client)
 
     return asyncio.run(call())

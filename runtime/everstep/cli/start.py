@@ -18,7 +18,6 @@ from everstep.cli.teaching import Taught
 from everstep.client.asynchronous import Client
 from everstep.client.debounce import Debounce
 from everstep.client.handle import Handle
-from everstep.codec import MAX_PAYLOAD
 from everstep.definitions import DEFAULT_QUEUE
 from everstep.errors import UsageError
 
@@ -122,9 +121,7 @@ def command(
         _say_started(handle, wait=wait, debounced=quiet is not None)
         return handle, await handle.result(timeout) if wait else None
 
-    limit = MAX_PAYLOAD if app is None else app.max_payload
-    codec = None if app is None else app.codec
-    _, result = with_client(url, schema, begin, max_payload=limit, codec=codec)
+    _, result = with_client(url, schema, begin, app=app)
     if wait:
         print_json(result)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 import msgspec
 
+from everstep.app import App
 from everstep.cli import options
 from everstep.cli.output import print_rows
 from everstep.cli.session import with_client
@@ -29,6 +30,7 @@ _EVENTS = {"key": "EVENT", "value": "VALUE", "set_at": "SET"}
 @click.argument("topic")
 @click.argument("value")
 @click.option("--key", metavar="TEXT", help="Idempotency key: a repeated send changes nothing")
+@options.app
 @options.database
 def send(
     *,
@@ -36,6 +38,7 @@ def send(
     topic: str,
     value: str,
     key: str | None,
+    app: App | None,
     url: str | None,
     schema: str | None,
 ) -> None:
@@ -51,7 +54,7 @@ def send(
     async def ask(client: Client) -> bool:
         return await client.send(workflow_id, message, topic, key=key)
 
-    if not with_client(url, schema, ask):
+    if not with_client(url, schema, ask, app=app):
         raise UsageError(f"{workflow_id} has finished: it receives no messages any more")
     click.echo(f"{workflow_id} has the message")
 
@@ -61,15 +64,18 @@ def send(
     examples=["everstep workflow events order-7", "everstep workflow events order-7 -o json"],
 )
 @click.argument("workflow_id", metavar="ID")
+@options.app
 @options.database
 @options.output(ids=False)
-def events(*, workflow_id: str, url: str | None, schema: str | None, style: str) -> None:
+def events(
+    *, workflow_id: str, app: App | None, url: str | None, schema: str | None, style: str
+) -> None:
     """What a workflow has published under names, the latest value of each."""
 
     async def ask(client: Client) -> Sequence[EventInfo]:
         return await client.events(workflow_id)
 
-    rows = with_client(url, schema, ask)
+    rows = with_client(url, schema, ask, app=app)
     print_rows(rows, style, _EVENTS, id_of="key", empty="no event is published yet")
 
 
@@ -77,9 +83,16 @@ def events(*, workflow_id: str, url: str | None, schema: str | None, style: str)
 @click.argument("workflow_id", metavar="ID")
 @click.argument("key")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the stream, or the workflow, ends")
+@options.app
 @options.database
 def stream(
-    *, workflow_id: str, key: str, follow: bool, url: str | None, schema: str | None
+    *,
+    workflow_id: str,
+    key: str,
+    follow: bool,
+    app: App | None,
+    url: str | None,
+    schema: str | None,
 ) -> None:
     """The values of a workflow's stream, a line of JSON each."""
 
@@ -87,4 +100,4 @@ def stream(
         async for value in client.read_stream(workflow_id, key, follow=follow):
             click.echo(msgspec.json.encode(value))
 
-    with_client(url, schema, read)
+    with_client(url, schema, read, app=app)

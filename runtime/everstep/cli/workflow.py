@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from everstep.app import App
 from everstep.cli import cancel, options, start, talk
 from everstep.cli.choosing import chosen_by, filter_of
 from everstep.cli.durations import duration
@@ -66,11 +67,13 @@ for verb in (talk.send, talk.events, talk.stream):
 )
 @chosen_by
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@options.app
 @options.database
 @options.output()
 def list_(
     *,
     limit: int,
+    app: App | None,
     url: str | None,
     schema: str | None,
     style: str,
@@ -82,25 +85,32 @@ def list_(
     async def ask(client: Client) -> Sequence[WorkflowInfo]:
         return await client.list(chosen, limit=limit)
 
-    rows = with_client(url, schema, ask)
+    rows = with_client(url, schema, ask, app=app)
     print_rows(rows, style, _WORKFLOWS, id_of="id", empty="no workflow matches")
     if style == "table" and len(rows) == limit:
         click.echo(f"the newest {limit}; --limit shows more", err=True)
 
 
 @command.command(
-    examples=["everstep workflow get order-7", "everstep workflow get order-7 -o json"]
+    examples=[
+        "everstep workflow get order-7",
+        "everstep workflow get order-7 -o json",
+        "everstep workflow get visit-1 --app app:app",
+    ]
 )
 @click.argument("workflow_id", metavar="ID")
+@options.app
 @options.database
 @options.output(ids=False)
-def get(*, workflow_id: str, url: str | None, schema: str | None, style: str) -> None:
+def get(
+    *, workflow_id: str, app: App | None, url: str | None, schema: str | None, style: str
+) -> None:
     """One workflow: where it stands, its input, its result or error."""
 
     async def ask(client: Client) -> WorkflowInfo | None:
         return await client.get(workflow_id)
 
-    info = with_client(url, schema, ask)
+    info = with_client(url, schema, ask, app=app)
     if info is None:
         raise _unknown(workflow_id)
     if style == "json":
@@ -114,9 +124,18 @@ def get(*, workflow_id: str, url: str | None, schema: str | None, style: str) ->
 @command.command(examples=["everstep workflow steps order-7"])
 @click.argument("workflow_id", metavar="ID")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True)
+@options.app
 @options.database
 @options.output(ids=False)
-def steps(*, workflow_id: str, limit: int, url: str | None, schema: str | None, style: str) -> None:
+def steps(
+    *,
+    workflow_id: str,
+    limit: int,
+    app: App | None,
+    url: str | None,
+    schema: str | None,
+    style: str,
+) -> None:
     """The recorded steps of a workflow, in order."""
 
     async def ask(client: Client) -> Sequence[StepInfo]:
@@ -125,7 +144,7 @@ def steps(*, workflow_id: str, limit: int, url: str | None, schema: str | None, 
             raise _unknown(workflow_id)
         return found
 
-    rows = with_client(url, schema, ask)
+    rows = with_client(url, schema, ask, app=app)
     # A generation is a column of the few workflows that have one.
     columns = {"generation": "GENERATION", **_STEPS} if any(r.generation for r in rows) else _STEPS
     print_rows(rows, style, columns, id_of="seq", empty="no step is recorded yet")
@@ -134,16 +153,22 @@ def steps(*, workflow_id: str, limit: int, url: str | None, schema: str | None, 
 @command.command(examples=["everstep workflow result order-7 --timeout 5m"])
 @click.argument("workflow_id", metavar="ID")
 @click.option("--timeout", type=duration, metavar="TIME", help="Wait at most so long (exit code 7)")
+@options.app
 @options.database
 def result(
-    *, workflow_id: str, timeout: timedelta | None, url: str | None, schema: str | None
+    *,
+    workflow_id: str,
+    timeout: timedelta | None,
+    app: App | None,
+    url: str | None,
+    schema: str | None,
 ) -> None:
     """Wait for a workflow and print its result as JSON."""
 
     async def ask(client: Client) -> object:
         return await client.handle_named(workflow_id).result(timeout)
 
-    print_json(with_client(url, schema, ask))
+    print_json(with_client(url, schema, ask, app=app))
 
 
 def _unknown(workflow_id: str) -> UnknownWorkflowError:

@@ -57,21 +57,23 @@ class Client(ClientStarts, ClientMessages):
         return await self.outcomes.wait(workflow_id)
 
     async def get(self, workflow_id: str) -> WorkflowInfo | None:
-        """A workflow with its payloads, or None."""
-        return await self._ask_link.retry(lambda c: self._workflows.describe(c, workflow_id))
+        """A workflow with its payloads, or None if there is none with this id."""
+        return await self._ask_link.retry(
+            lambda c: self._workflows.describe(c, workflow_id, self.encoding)
+        )
 
     async def list(
         self, chosen: Filter | None = None, *, limit: int = 100
     ) -> Sequence[WorkflowInfo]:
         """Workflows, newest first, without payloads."""
         return await self._ask_link.retry(
-            lambda c: self._workflows.list_workflows(c, chosen or Filter(), limit)
+            lambda c: self._workflows.list_workflows(c, chosen or Filter(), limit, self.encoding)
         )
 
     async def steps(self, workflow_id: str, *, limit: int = 10_000) -> Sequence[StepInfo]:
         """A workflow's recorded steps, in order."""
         return await self._ask_link.retry(
-            lambda c: self._workflows.list_steps(c, workflow_id, limit)
+            lambda c: self._workflows.list_steps(c, workflow_id, limit, self.encoding)
         )
 
     async def cancel(self, workflow_id: str, *, children: bool = True) -> bool:

@@ -28,8 +28,27 @@ _FINISHED = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.DEAD_LETT
 
 
 @dataclass(frozen=True, slots=True)
+class Encoded:
+    """Stands for a payload that cannot be shown here: a codec made it, which this client was not given.
+
+    `problem`: why it cannot be shown although the codec is there, such as another key.
+    """
+
+    encoded_with_codec: int
+    problem: str | None = None
+
+    def __str__(self) -> str:
+        told = f"encoded with codec {self.encoded_with_codec}"
+        return told if self.problem is None else f"{told}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowInfo:
-    """A workflow as the view everstep.workflows shows it. Payloads as JSON values, None in lists."""
+    """A workflow as the view everstep.workflows shows it. Payloads as JSON values, None in lists.
+
+    What a codec has made is shown by a client that has it; without, `input` and `output` are Encoded, and
+    `error_message` says so.
+    """
 
     id: str
     name: str
@@ -54,7 +73,7 @@ class WorkflowInfo:
 
 @dataclass(frozen=True, slots=True)
 class EventInfo:
-    """What a workflow publishes under a name; None where the value is no JSON."""
+    """What a workflow publishes under a name; Encoded where this client lacks the codec."""
 
     key: str
     value: Any
@@ -63,7 +82,7 @@ class EventInfo:
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
-    """A step as the view everstep.steps shows it."""
+    """A step as the view everstep.steps shows it; its payload as that of WorkflowInfo."""
 
     workflow_id: str
     branch: str

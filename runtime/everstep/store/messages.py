@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import msgspec
-
 from everstep.encoding import PLAIN, Encoding, PayloadPlace, event_of, message_to, written_to
 from everstep.store.arrays import BigInts, Texts
 from everstep.store.connection import Connection
 from everstep.store.infos import EventInfo
 from everstep.store.models import Ending, Outcome, Seen
+from everstep.store.shown import event_shown
 from everstep.store.statements import statements
 
 
@@ -130,13 +129,7 @@ class Messages:
         if not rows:
             return None
         return [
-            EventInfo(
-                row.key,
-                msgspec.json.decode(
-                    self._encoding.decode(row.body, event_of(workflow_id, row.key))
-                ),
-                row.set_at,
-            )
+            event_shown(workflow_id, row.key, row.body, row.set_at, self._encoding)
             for row in rows
             if row.key is not None
         ]

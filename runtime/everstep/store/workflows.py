@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from everstep.encoding import Encoding
 from everstep.store.arrays import Byteas, Floats, Jsons, SmallInts, Texts, Timestamps
 from everstep.store.connection import Connection, pooled
 from everstep.store.infos import Status, StepInfo, WorkflowInfo
 from everstep.store.models import Ending, Outcome, Start, Started
+from everstep.store.shown import error_shown, step_shown, workflow_shown
 from everstep.store.statements import statements
 from everstep.store.within import row_within
+
+# The first columns of an answer; behind them is what a codec has made.
+_OF_WORKFLOW, _OF_STEP = len(fields(WorkflowInfo)), len(fields(StepInfo))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +113,16 @@ class Workflows:
         cursor = await connection.execute(self._sql["known_ids"], {"ids": list(ids)})
         return {row.id for row in await cursor.fetchall()}
 
-    async def describe(self, connection: Connection, workflow_id: str) -> WorkflowInfo | None:
+    async def describe(
+        self, connection: Connection, workflow_id: str, encoding: Encoding
+    ) -> WorkflowInfo | None:
         """One workflow with its payloads, or None."""
         cursor = await connection.execute(self._sql["describe"], {"id": workflow_id})
         row = await cursor.fetchone()
-        return None if row is None else _info(row)
+        return None if row is None else workflow_shown(_info(row), row, encoding)
 
     async def list_workflows(
-        self, connection: Connection, chosen: Filter, limit: int
+        self, connection: Connection, chosen: Filter, limit: int, encoding: Encoding
     ) -> list[WorkflowInfo]:
         """Workflows, newest first, without payloads."""
         arguments = {
@@ -129,16 +136,21 @@ class Workflows:
             "limit": limit,
         }
         cursor = await connection.execute(self._sql["list_workflows"], arguments)
-        return [_info(row) for row in await cursor.fetchall()]
+        return [
+            replace(error_shown(_info(row), row.encoded_error, encoding), error_traceback=None)
+            for row in await cursor.fetchall()
+        ]
 
     async def list_steps(
-        self, connection: Connection, workflow_id: str, limit: int
+        self, connection: Connection, workflow_id: str, limit: int, encoding: Encoding
     ) -> list[StepInfo]:
         """The recorded steps of a workflow, in order."""
         cursor = await connection.execute(
             self._sql["list_steps"], {"id": workflow_id, "limit": limit}
         )
-        return [StepInfo(*row) for row in await cursor.fetchall()]
+        return [
+            step_shown(StepInfo(*row[:_OF_STEP]), row, encoding) for row in await cursor.fetchall()
+        ]
 
     async def cancel(
         self, connection: Connection, ids: Sequence[str], error: bytes
@@ -172,7 +184,7 @@ class Workflows:
 
 
 def _info(row: Any) -> WorkflowInfo:
-    return WorkflowInfo(row.id, row.name, Status(row.status), *row[3:])
+    return WorkflowInfo(row.id, row.name, Status(row.status), *row[3:_OF_WORKFLOW])
 
 
 def _start_arguments(starts: Sequence[Start], eager: Eager | None) -> dict[str, object]:

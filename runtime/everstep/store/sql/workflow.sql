@@ -73,11 +73,18 @@ SELECT id, name, status, codec, output, error FROM everstep.workflow
 SELECT id FROM everstep.workflow WHERE id = ANY (%(ids)s::text[]);
 
 -- name: describe
-SELECT id, name, status, queue, version, parent_id, attributes, created_at, finished_at, priority, wake_at,
-       waits_for, crashes, input, output, error_type, error_message, error_traceback, generation
-  FROM everstep.workflows WHERE id = %(id)s;
+-- What a codec has made comes along; its first byte tells, which no JSON begins with.
+SELECT v.id, v.name, v.status, v.queue, v.version, v.parent_id, v.attributes, v.created_at, v.finished_at, v.priority,
+       v.wake_at, v.waits_for, v.crashes, v.input, v.output, v.error_type, v.error_message, v.error_traceback,
+       v.generation,
+       CASE WHEN substr(w.input, 1, 1) IN ('\x00', '\x01') THEN w.input END AS encoded_input,
+       CASE WHEN substr(w.output, 1, 1) = '\x00' THEN w.output END AS encoded_output,
+       CASE WHEN substr(w.error, 1, 1) = '\x00' THEN w.error END AS encoded_error
+  FROM everstep.workflows v JOIN everstep.workflow w ON w.id = v.id WHERE v.id = %(id)s;
 
 -- name: list_workflows
+SELECT v.*, CASE WHEN substr(w.error, 1, 1) = '\x00' THEN w.error END AS encoded_error
+  FROM (
 SELECT id, name, status, queue, version, parent_id, attributes, created_at, finished_at, priority, wake_at,
        waits_for, crashes, NULL::jsonb AS input, NULL::jsonb AS output, error_type, error_message,
        NULL::text AS error_traceback, generation
@@ -89,12 +96,14 @@ SELECT id, name, status, queue, version, parent_id, attributes, created_at, fini
    AND (%(prefix)s::text IS NULL OR starts_with(id, %(prefix)s))
    AND (%(attributes)s::jsonb IS NULL OR attributes @> %(attributes)s)
    AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s)
- ORDER BY created_at DESC, id DESC LIMIT %(limit)s;
+ ORDER BY created_at DESC, id DESC LIMIT %(limit)s) v JOIN everstep.workflow w ON w.id = v.id
+ ORDER BY v.created_at DESC, v.id DESC;
 
 -- name: list_steps
-SELECT workflow_id, branch, seq, name, kind, status, attempts, duration, recorded_at, output,
-       error_type, error_message, generation
-  FROM everstep.steps WHERE workflow_id = %(id)s
+SELECT s.workflow_id, s.branch, s.seq, s.name, s.kind, s.status, s.attempts, s.duration, s.recorded_at, s.output,
+       s.error_type, s.error_message, s.generation, c.kind AS kind_number,
+       CASE WHEN substr(coalesce(c.error, c.output), 1, 1) = '\x00' THEN coalesce(c.error, c.output) END AS encoded
+  FROM everstep.steps s JOIN everstep.checkpoint c USING (workflow_id, branch, seq) WHERE workflow_id = %(id)s
  ORDER BY generation, branch, seq LIMIT %(limit)s;
 
 -- name: cancel
