@@ -71,7 +71,7 @@ class Payload(Generic[T]):
             return cast(T, self._decoder.decode(body))
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise PayloadError(
-                f"{self.place}: {_brief(body)} does not fit its annotation: {error}"
+                f"{self.place}: {_shortened(body.decode('utf-8', 'replace'))} does not fit its annotation: {error}"
             ) from None
 
 
@@ -103,7 +103,7 @@ class Arguments:
         """Bytes of a call's arguments. Raises PayloadError, or UsageError if the call does not fit."""
         if len(args) > len(self._positional):
             raise UsageError(
-                f"{self.place}: takes {len(self._positional)} positional arguments, got {len(args)}"
+                f"{self.place}: takes at most {len(self._positional)} arguments by position, got {len(args)}"
             )
         given = dict(zip(self._positional, args, strict=False))
         if twice := given.keys() & kwargs.keys():
@@ -230,5 +230,8 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _brief(value: Any) -> str:
-    text = repr(value)
+    return _shortened(repr(value))
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= 120 else f"{text[:117]}…"

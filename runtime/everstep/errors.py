@@ -6,11 +6,19 @@ derive from `BaseException`, so that `except Exception` in a workflow cannot swa
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import os
 import traceback
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+
+_NOT_THE_USERS = tuple(
+    os.path.dirname(file) + os.sep  # noqa: PTH120
+    for file in (__file__, asyncio.__file__, concurrent.futures.__file__)
+)
 
 
 class EverstepError(Exception):
@@ -95,7 +103,7 @@ class Failure:
         return cls(
             type=_qualified_name(type(error)),
             message=_clip(_text_of(error), 8_192),
-            traceback=_clip("".join(traceback.format_exception(error, chain=False)), 32_768),
+            traceback=_clip(_traceback_of(error), 32_768),
             cause=None if cause is None else cls.of(cause, causes - 1),
         )
 
@@ -148,7 +156,8 @@ class WorkflowError(RecordedError):
 
     def __init__(self, workflow_id: str, name: str, failure: Failure) -> None:
         super().__init__(
-            f"workflow {workflow_id!r} ({name}) failed: {failure.type}: {failure.message}", failure
+            f"{workflow_called(workflow_id, name)} failed: {failure.type}: {failure.message}",
+            failure,
         )
         self.workflow_id = workflow_id
 
@@ -166,7 +175,7 @@ class WorkflowDeadError(RecordedError):
 
     def __init__(self, workflow_id: str, name: str, failure: Failure) -> None:
         super().__init__(
-            f"workflow {workflow_id!r} ({name}) was given up: {failure.message}", failure
+            f"{workflow_called(workflow_id, name)} was given up: {failure.message}", failure
         )
         self.workflow_id = workflow_id
 
@@ -223,6 +232,20 @@ class Continued(ControlSignal):
     def __init__(self, input: bytes) -> None:
         super().__init__("the workflow continues anew")
         self.input = input
+
+
+def workflow_called(workflow_id: str, name: str) -> str:
+    """How a message calls a workflow; a parent knows the id of its child, and not always the name."""
+    return f"workflow {workflow_id!r} ({name})" if name else f"workflow {workflow_id!r}"
+
+
+def _traceback_of(error: BaseException) -> str:
+    """From the user's first frame on: how the engine came to call it explains nothing."""
+    first = error.__traceback__
+    while first is not None and first.tb_frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        first = first.tb_next
+    lines = traceback.TracebackException(type(error), error, first or error.__traceback__)
+    return "".join(lines.format(chain=False))
 
 
 def _qualified_name(cls: type) -> str:

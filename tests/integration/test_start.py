@@ -162,7 +162,7 @@ async def test_wrong_options_are_named(app, client):
             await client.start(echo, 1, **options)
     with pytest.raises(UsageError, match="workflow"):
         await client.start(len, 1)
-    with pytest.raises(UsageError, match="takes 1 positional"):
+    with pytest.raises(UsageError, match="takes at most 1 arg"):
         await client.start(echo, 1, 2)
 
 

@@ -30,7 +30,6 @@ async def work(found: Map, name: str, dice: random.Random, depth: int) -> None:
             async with asyncio.TaskGroup() as group:
                 for m in range(2):
                     group.create_task(work(found, f"{name}/q{n}{m}", dice, depth - 1))
-            await asyncio.wait_for(work(found, f"{name}/w{n}", dice, 0), 10)
             await task
 
 

@@ -12,10 +12,7 @@ from everstep.client.starts import ClientStarts
 from everstep.client.timetable import Timetable
 from everstep.codec import Payload
 from everstep.definitions import Workflow
-from everstep.errors import (
-    Failure,
-    UnknownWorkflowError,
-)
+from everstep.errors import Failure
 from everstep.store.hints import Channel
 from everstep.store.infos import StepInfo, WorkflowInfo
 from everstep.store.models import Outcome
@@ -52,8 +49,7 @@ class Client(ClientStarts, ClientMessages):
 
     async def outcome(self, workflow_id: str) -> Outcome:
         """Wait until a workflow has finished. Raises UnknownWorkflowError if it does not exist."""
-        if not await self._ask_link.retry(lambda c: self._workflows.known_ids(c, [workflow_id])):
-            raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+        await self._known(workflow_id)
         return await self.outcomes.wait(workflow_id)
 
     async def get(self, workflow_id: str) -> WorkflowInfo | None:
@@ -71,10 +67,13 @@ class Client(ClientStarts, ClientMessages):
         )
 
     async def steps(self, workflow_id: str, *, limit: int = 10_000) -> Sequence[StepInfo]:
-        """A workflow's recorded steps, in order."""
-        return await self._ask_link.retry(
+        """A workflow's recorded steps, in order. Raises UnknownWorkflowError if it does not exist."""
+        found = await self._ask_link.retry(
             lambda c: self._workflows.list_steps(c, workflow_id, limit, self.encoding)
         )
+        if not found:
+            await self._known(workflow_id)
+        return found
 
     async def cancel(self, workflow_id: str, *, children: bool = True) -> bool:
         """Cancel a workflow and its open descendants: at once if not running, else within a second or so.
@@ -95,6 +94,5 @@ class Client(ClientStarts, ClientMessages):
             self._notifier.hint(Channel.DONE)
         if workflow_id in {*done.cancelled, *done.cancelling}:
             return True
-        if not await self._ask_link.retry(lambda c: self._workflows.known_ids(c, [workflow_id])):
-            raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+        await self._known(workflow_id)
         return False

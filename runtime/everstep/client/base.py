@@ -12,7 +12,7 @@ from everstep.client.outcomes import Outcomes
 from everstep.client.starter import Here, Starter
 from everstep.codec import MAX_PAYLOAD, Payload
 from everstep.encoding import Codec, Encoding
-from everstep.errors import UsageError
+from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.migrations.known import newest_known
 from everstep.settings import checked_schema
 from everstep.store.checks import check_schema
@@ -59,6 +59,9 @@ class ClientBase:
         self._ear = Ear(url, schema, {Channel.DONE: self.outcomes.hint}) if listen else None
         self._here: Here | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._refuse(
+            UsageError("this client is not open: `async with Client.connect(url) as client:`")
+        )
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -84,6 +87,7 @@ class ClientBase:
 
     async def open(self) -> None:
         """Check the database and begin. `connect` does this."""
+        self._refuse(None)
         try:
             await self._ask_link.first(lambda c: check_schema(c, self._schema, newest_known()))
         except BaseException:
@@ -99,11 +103,19 @@ class ClientBase:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        closed = UsageError("this client is closed: use it inside its `async with` block")
-        self._starter.close(closed)
-        self.outcomes.close(closed)
+        self._refuse(UsageError("this client is closed: use it inside its `async with` block"))
         for link in (self._start_link, self._ask_link, self._notify_link):
             await link.close()
+
+    def _refuse(self, error: Exception | None) -> None:
+        """From now on every call raises this: nobody would answer it. None: they are answered."""
+        for part in (self._starter, self.outcomes, self._start_link, self._ask_link):
+            part.refuse(error)
+
+    async def _known(self, workflow_id: str) -> None:
+        """Raises UnknownWorkflowError if there is no such workflow."""
+        if not await self._ask_link.retry(lambda c: self._workflows.known_ids(c, [workflow_id])):
+            raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
 
     def run_here(self, here: Here | None) -> None:
         """Claim in the starting statement what a worker of this process may run (None: no longer)."""

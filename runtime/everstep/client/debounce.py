@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from everstep.durable.talking import seconds_of
+from everstep.durations import seconds_of
 from everstep.errors import UsageError
 from everstep.store.models import Debounced
 from everstep.texts import storable

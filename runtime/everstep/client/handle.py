@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from everstep.codec import Payload
 from everstep.context import Branch, current_branch
+from everstep.durations import patience_of
 from everstep.errors import (
     DEADLINE_EXCEEDED,
     Failure,
@@ -20,6 +21,7 @@ from everstep.errors import (
     WorkflowDeadError,
     WorkflowError,
     WorkflowTimeoutError,
+    workflow_called,
 )
 from everstep.store.infos import StepInfo, WorkflowInfo
 from everstep.store.models import Ending, Outcome
@@ -56,7 +58,7 @@ class Handle(Generic[R]):
                     "result(timeout=…) does not work inside a workflow: use everstep.wait_for"
                 )
             return await self.result_in(branch)
-        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        seconds = patience_of(timeout)
         try:
             async with asyncio.timeout(seconds):
                 outcome = await self._outcome()
@@ -90,7 +92,7 @@ class Handle(Generic[R]):
         return info
 
     async def steps(self) -> Sequence[StepInfo]:
-        """Its recorded steps, in order."""
+        """Its recorded steps, in order. Raises UnknownWorkflowError if it does not exist."""
         return await self._client.steps(self.id)
 
     async def cancel(self) -> bool:
@@ -115,10 +117,12 @@ def error_of(outcome: Outcome) -> RecordedError | WorkflowCancelledError:
     match outcome.status:
         case Ending.CANCELLED if failure.type == DEADLINE_EXCEEDED.type:
             return WorkflowTimeoutError(
-                f"workflow {outcome.id!r} ({outcome.name}) did not finish before its deadline"
+                f"{workflow_called(outcome.id, outcome.name)} did not finish before its deadline"
             )
         case Ending.CANCELLED:
-            return WorkflowCancelledError(f"workflow {outcome.id!r} ({outcome.name}) was cancelled")
+            return WorkflowCancelledError(
+                f"{workflow_called(outcome.id, outcome.name)} was cancelled"
+            )
         case Ending.DEAD_LETTER:
             return WorkflowDeadError(outcome.id, outcome.name, failure)
         case Ending.FAILED | Ending.SUCCEEDED:

@@ -12,9 +12,8 @@ import msgspec
 
 from everstep.client.base import ClientBase
 from everstep.codec import encode_plain
-from everstep.errors import (
-    UnknownWorkflowError,
-)
+from everstep.durations import seconds_of
+from everstep.errors import UnknownWorkflowError
 from everstep.store.hints import Channel
 from everstep.store.infos import EventInfo
 
@@ -37,8 +36,7 @@ class ClientMessages(ClientBase):
             await self._ask_link.retry(lambda c: self._messages.wake(c, [workflow_id]))
             self._notifier.hint(Channel.READY)
             return True
-        if not await self._ask_link.retry(lambda c: self._workflows.known_ids(c, [workflow_id])):
-            raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
+        await self._known(workflow_id)
         return False
 
     async def read_stream(
@@ -86,8 +84,7 @@ class ClientMessages(ClientBase):
 
         Raises TimeoutError, also once the workflow has finished without it, and UnknownWorkflowError.
         """
-        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        ends, pause = time.monotonic() + seconds, 0.01
+        ends, pause = time.monotonic() + seconds_of(timeout, "a timeout"), 0.01
         while True:
             seen = await self._ask_link.retry(lambda c: self._messages.event(c, workflow_id, key))
             if not seen.known:

@@ -56,10 +56,11 @@ class Outcomes:
             if not future.done():
                 future.set_result(outcome)
 
-    def close(self, error: Exception) -> None:
-        """Nobody polls any more: whoever waits, and whoever asks later, gets this error."""
+    def refuse(self, error: Exception | None) -> None:
+        """Nobody polls: whoever waits, and whoever asks later, gets this error. None: somebody does."""
         self._closed = error
-        self._give_up(error)
+        if error is not None:
+            self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         for futures in self._waiters.values():

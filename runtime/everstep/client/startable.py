@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 from everstep.client.debounce import Debounce
 from everstep.codec import JSON, encode_plain
+from everstep.durations import seconds_of
 from everstep.errors import PayloadError, UsageError
 from everstep.ids import new_id
 from everstep.queues import Queue, queue_name
@@ -24,9 +25,9 @@ C_contra = TypeVar("C_contra", contravariant=True)
 D_contra = TypeVar("D_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
-_LONGEST_SECONDS = 100 * 366 * 86_400
 _MAX_ATTRIBUTES = 65_536
 _NOT_DEBOUNCED = ("id", "dedup", "delay", "run_at", "on_existing", "on_duplicate")
+_POLICIES = {"on_existing": ("return", "reject", "restart"), "on_duplicate": ("reject", "return")}
 _NUL = re.compile(rb"(?<!\\)(\\\\)*\\u0000")
 
 
@@ -96,12 +97,23 @@ class Takes4(Protocol[A_contra, B_contra, C_contra, D_contra, R_co]):
     def signature(self, a: A_contra, b: B_contra, c: C_contra, d: D_contra, /) -> R_co: ...
 
 
-def make_start(name: str, body: bytes, queue: str, options: StartOptions) -> Start:
-    """A checked Start. Raises UsageError that names the option."""
+def check_options(options: StartOptions) -> None:
+    """Raises UsageError for an option that there is not, or a policy that is none."""
     unknown = options.keys() - StartOptions.__annotations__.keys()
     if unknown:
         known = ", ".join(sorted(StartOptions.__annotations__))
-        raise UsageError(f"start() has no option {', '.join(sorted(unknown))}; it has {known}")
+        raise UsageError(
+            f"start() has no option {', '.join(sorted(unknown))}; it has {known}. "
+            f"The workflow's own arguments are given by position."
+        )
+    for option, policies in _POLICIES.items():
+        if (policy := options.get(option, policies[0])) not in policies:
+            raise UsageError(f"{option} is one of {', '.join(policies)}, not {policy!r}")
+
+
+def make_start(name: str, body: bytes, queue: str, options: StartOptions) -> Start:
+    """A checked Start. Raises UsageError that names the option."""
+    check_options(options)
     id_ = options.get("id")
     return Start(
         id=new_id() if id_ is None else _checked_id(id_),
@@ -110,14 +122,14 @@ def make_start(name: str, body: bytes, queue: str, options: StartOptions) -> Sta
         codec=JSON,
         input=body,
         priority=_checked_priority(options.get("priority", 1)),
-        delay=_checked_delay(options.get("delay", 0)),
+        delay=seconds_of(options.get("delay", 0), "delay"),
         attributes=_checked_attributes(options.get("attributes")),
         run_at=_checked_instant(options.get("run_at"), "run_at"),
         timeout=_checked_timeout(options.get("timeout")),
         deadline=_checked_instant(options.get("deadline"), "deadline"),
-        dedup=options.get("dedup"),
-        version=options.get("version"),
-        partition=_checked_partition(options.get("partition")),
+        dedup=_checked_text(options.get("dedup"), "a deduplication key", 512),
+        version=_checked_text(options.get("version"), "a version", 200),
+        partition=_checked_text(options.get("partition"), "a partition", 200),
         debounce=_checked_debounce(options),
     )
 
@@ -145,10 +157,12 @@ def _checked_instant(instant: datetime | None, what: str) -> datetime | None:
 
 
 def _checked_timeout(timeout: timedelta | float | None) -> float | None:
-    return None if timeout is None else _checked_delay(timeout, "timeout")
+    return None if timeout is None else seconds_of(timeout, "timeout")
 
 
 def _checked_id(workflow_id: str) -> str:
+    if not isinstance(workflow_id, str):
+        raise UsageError(f"a workflow id is a text, not {workflow_id!r}")
     size = len(workflow_id.encode("utf-8", "replace"))
     if not 1 <= size <= 512:
         raise UsageError(f"a workflow id has 1 to 512 bytes, not {size}")
@@ -159,12 +173,13 @@ def _checked_id(workflow_id: str) -> str:
     return workflow_id
 
 
-def _checked_partition(partition: str | None) -> str | None:
-    if partition is None:
+def _checked_text(text: str | None, what: str, longest: int) -> str | None:
+    if text is None:
         return None
-    if not partition or not storable(partition) or len(partition.encode()) > 200:
-        raise UsageError(f"a partition is a text of 1 to 200 bytes, not {partition!r}")
-    return partition
+    fits = isinstance(text, str) and storable(text) and 1 <= len(text.encode()) <= longest
+    if not fits:
+        raise UsageError(f"{what} is a text of 1 to {longest} bytes, not {text!r}")
+    return text
 
 
 def _checked_attributes(attributes: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -183,10 +198,3 @@ def _checked_priority(priority: int) -> int:
     if priority not in range(4):
         raise UsageError(f"priority is 0 (first) to 3 (last), not {priority}")
     return priority
-
-
-def _checked_delay(delay: timedelta | float, what: str = "delay") -> float:
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-    if not 0 <= seconds <= _LONGEST_SECONDS:
-        raise UsageError(f"{what} is between 0 seconds and 100 years, not {delay!r}")
-    return seconds

@@ -68,9 +68,11 @@ class Starter:
         self._arrived.set()
         return await waiting.done
 
-    def close(self, error: Exception) -> None:
-        """Nothing more is started: what still waits, and what comes later, gets this error."""
+    def refuse(self, error: Exception | None) -> None:
+        """Nothing more is started: what still waits, and what comes later, gets this error. None: no longer."""
         self._closed = error
+        if error is None:
+            return
         for waiting in [*self._flying, *self._queue]:
             _fail(waiting, error)
         self._queue.clear()

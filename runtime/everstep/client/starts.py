@@ -17,6 +17,7 @@ from everstep.client.startable import (
     Takes2,
     Takes3,
     Takes4,
+    check_options,
     make_start,
 )
 from everstep.client.starter import difference
@@ -86,6 +87,7 @@ class ClientStarts(ClientBase):
         if branch is not None:
             child = await start_child(branch, workflow, args, {}, options)
             return self._handle_of(child, workflow.result, created=False)
+        check_options(options)  # first: an argument given by keyword is the likelier mistake
         body = workflow.arguments.encode(args, {}, self._max_payload)
         start = make_start(workflow.name, body, workflow.queue, options)
         return await self._start(start, workflow.result, options)
@@ -162,7 +164,7 @@ class ClientStarts(ClientBase):
         handles: builtins.list[Handle[R]] = []
         for chunk in _chunks(enumerate(inputs, 1), 1_000):
             starts = [
-                self.start(cast(Any, workflow), *args, **_numbered(options, number))
+                self.start(cast(Any, workflow), *_arguments(args), **_numbered(options, number))
                 for number, args in chunk
             ]
             results = await asyncio.gather(*starts, return_exceptions=True)
@@ -185,6 +187,15 @@ def _chunks(items: Iterable[R], size: int) -> Iterator[list[R]]:
     rest = iter(items)
     while chunk := list(itertools.islice(rest, size)):
         yield chunk
+
+
+def _arguments(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(given, (tuple, list)):
+        raise UsageError(
+            f"start_many takes a tuple of arguments for each workflow, not {given!r}: "
+            f"[(number,) for number in numbers]"
+        )
+    return tuple(given)
 
 
 def _numbered(options: StartOptions, number: int) -> StartOptions:

@@ -12,8 +12,9 @@ from everstep.codec import Payload
 from everstep.context import Branch, Execution, awaiting_branch
 from everstep.definitions import PlainStep, Workflow, as_step
 from everstep.durable.children import result_in_workflow, start_child
-from everstep.durable.talking import deadline_of, plain_row, seconds_of
+from everstep.durable.talking import deadline_of, plain_row
 from everstep.durable.waiting import wait_until
+from everstep.durations import seconds_of
 from everstep.errors import UsageError
 from everstep.store.models import CheckpointKind
 

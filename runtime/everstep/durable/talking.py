@@ -12,21 +12,12 @@ from everstep.codec import JSON, Payload, encode_plain
 from everstep.context import Branch, Execution, awaiting_branch
 from everstep.durable.stopping import stoppable
 from everstep.durable.waiting import wait_for
-from everstep.errors import Failure, UnknownWorkflowError, UsageError
+from everstep.durations import seconds_of
+from everstep.errors import Failure, UnknownWorkflowError
 from everstep.store.models import Checkpoint, CheckpointKind, Seen
 
 T = TypeVar("T")
 Position = tuple[str, int]
-
-LONGEST_SECONDS = 100 * 366 * 86_400
-
-
-def seconds_of(duration: timedelta | float, what: str) -> float:
-    """A duration in seconds. Raises UsageError unless it is between 0 and 100 years."""
-    seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-    if not 0 <= seconds <= LONGEST_SECONDS:
-        raise UsageError(f"{what} is between 0 seconds and 100 years, not {duration!r}")
-    return seconds
 
 
 def plain_row(

@@ -156,8 +156,15 @@ class Link:
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
         self._doubtful = False
+        self._refusal: Exception | None = None
+
+    def refuse(self, error: Exception | None) -> None:
+        """From now on calls raise this, and open no connection. None: they are made."""
+        self._refusal = error
 
     async def call(self, function: Callable[[Connection], Awaitable[T]]) -> T:
+        if self._refusal is not None:
+            raise self._refusal
         async with self._lock:
             try:
                 connection = await self._open()

@@ -1,0 +1,134 @@
+"""What a client answers to calls that are wrong: at once, and with what to do instead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from everstep import App, Client, UnknownWorkflowError, UsageError, WorkflowError
+
+Call = Callable[[Client, Any], Awaitable[Any]]
+
+SECOND = timedelta(seconds=1)
+
+WRONG: dict[str, tuple[Call, str]] = {
+    "an argument by keyword": (
+        lambda c, w: c.start(w, number=1),
+        "has no option number; .* given by position",
+    ),
+    "too many arguments": (lambda c, w: c.start(w, 1, 2), "at most 1 arguments by position, got 2"),
+    "an argument of another type": (
+        lambda c, w: c.start(w, "one"),
+        r'workflow count: \{"number":"one"\} does not fit its annotation',
+    ),
+    "an id that is no text": (lambda c, w: c.start(w, 1, id=7), "a workflow id is a text, not 7"),
+    "a key that is no text": (
+        lambda c, w: c.start(w, 1, dedup=7),
+        "a deduplication key is a text of 1 to 512 bytes, not 7",
+    ),
+    "an empty key": (lambda c, w: c.start(w, 1, dedup=""), "a deduplication key is a text"),
+    "a policy that is none": (
+        lambda c, w: c.start(w, 1, on_existing="retrun"),
+        "on_existing is one of return, reject, restart, not 'retrun'",
+    ),
+    "another policy that is none": (
+        lambda c, w: c.start(w, 1, dedup="k", on_duplicate="skip"),
+        "on_duplicate is one of reject, return, not 'skip'",
+    ),
+    "a delay into the past": (
+        lambda c, w: c.start(w, 1, delay=-5 * SECOND),
+        "delay is between 0 seconds and 100 years, not -5 seconds",
+    ),
+    "a delay in words": (
+        lambda c, w: c.start(w, 1, delay="1s"),
+        "delay is a timedelta or a number of seconds, not '1s'",
+    ),
+    "a timeout in words": (
+        lambda c, w: c.handle(w, "any").result(timeout="1s"),
+        "a timeout is a timedelta or a number of seconds, not '1s'",
+    ),
+    "starts without tuples": (
+        lambda c, w: c.start_many(w, [1, 2]),
+        "a tuple of arguments for each workflow, not 1",
+    ),
+    "starts of texts": (
+        lambda c, w: c.start_many(w, ["7"]),
+        "a tuple of arguments for each workflow, not '7'",
+    ),
+    "steps of a workflow that is none": (
+        lambda c, _: c.steps("nosuch"),
+        "there is no workflow with id 'nosuch'",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_wrong_call_says_what_is_wrong(app: App, client: Client, wrong: str) -> None:
+    @app.workflow(name="count")
+    async def count(number: int) -> int:
+        return number
+
+    call, message = WRONG[wrong]
+    with pytest.raises(UsageError, match=message):
+        async with asyncio.timeout(5):
+            await call(client, count)
+    assert not await client.list()
+
+
+async def test_a_workflow_without_steps_has_none(app: App, client: Client) -> None:
+    @app.workflow
+    async def idle() -> None:
+        pass
+
+    handle = await client.start(idle)
+    assert await handle.steps() == []
+    with pytest.raises(UnknownWorkflowError):
+        await client.handle(idle, "nosuch").steps()
+
+
+async def test_a_client_that_is_not_open_says_so(app: App, database: str) -> None:
+    @app.workflow
+    async def idle() -> None:
+        pass
+
+    client = Client(database)
+    for call in (client.start(idle), client.get("any"), client.handle(idle, "any").result()):
+        with pytest.raises(UsageError, match=r"not open: `async with Client\.connect"):
+            async with asyncio.timeout(5):
+                await call
+    await client.open()
+    await client.start(idle)
+    await client.close()
+
+
+async def test_the_error_of_a_child_names_it_and_shows_the_users_code_only(
+    app: App, client: Client, worker: Any
+) -> None:
+    @app.step
+    async def mend(part: str) -> None:
+        raise LookupError(f"no {part}")
+
+    @app.workflow
+    async def child(part: str) -> None:
+        await mend(part)
+
+    @app.workflow
+    async def parent(part: str) -> str:
+        try:
+            await child(part)
+        except WorkflowError as error:
+            return str(error)
+        return ""
+
+    await worker()
+    told = await (await client.start(parent, "bell", id="p")).result(10)
+    assert told == "workflow 'p/1' failed: LookupError: no bell"
+    with pytest.raises(WorkflowError) as caught:
+        await client.handle(child, "p/1").result(10)
+    frames = [line for line in caught.value.failure.traceback.splitlines() if "File " in line]
+    assert frames
+    assert all(__file__ in frame for frame in frames)
