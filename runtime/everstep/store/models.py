@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
@@ -28,6 +29,17 @@ class CheckpointKind(IntEnum):
     STARTED = 12
     STREAM = 13
     CONTINUE = 14
+
+
+TALKING = frozenset(
+    {
+        CheckpointKind.RECEIVE,
+        CheckpointKind.SEND,
+        CheckpointKind.PUBLISH,
+        CheckpointKind.STREAM,
+    }
+)
+"""Checkpoints that do something besides being one, in tables of their own."""
 
 
 class Ending(IntEnum):
@@ -235,19 +247,28 @@ class CommitBatch:
     def ids(self) -> set[str]:
         return {*self.c_id, *self.d_id, *self.p_id}
 
+    def parts(self) -> frozenset[str]:
+        """Which optional parts of the statement these rows need."""
+        needed = {
+            "messages": not TALKING.isdisjoint(self.c_kind),
+            "parks": bool(self.p_id),
+            "starts": bool(self.s_id),
+        }
+        return frozenset(part for part, some in needed.items() if some)
+
 
 @dataclass(frozen=True, slots=True)
 class Committed:
     """A commit's reply.
 
     `at`: the database's time. `cancels`: workflows to be cancelled. `leftovers`: those with rows not taken.
-    `stirred`: those not parked, because something has happened to them. `wakes`: whom these rows wake.
+    `wakes`: whom these rows wake. `stirred`: those not parked, because something has happened to them.
     `children`: whether any were started.
     """
 
     at: datetime
     cancels: list[str]
     leftovers: list[str]
-    stirred: list[str]
     wakes: list[str]
-    children: bool
+    stirred: Sequence[str] = ()
+    children: bool = False

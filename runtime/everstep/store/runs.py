@@ -149,18 +149,20 @@ class Runs:
         self, connection: Connection, batch: CommitBatch, *, waiting: bool = False
     ) -> Committed:
         """Record a batch. `waiting`: wait for runs that others hold locked instead of leaving them over."""
-        arguments: dict[str, object] = {
-            name: column(getattr(batch, name)) for name, column in _COLUMNS.items()
-        }
-        arguments["ids"] = Texts(sorted(batch.ids()))
-        arguments["me"] = self._me
         sql = self._commit_waiting if waiting else self._sql["commit"]
-        query, names = numbered(sql)
+        query, names = numbered(sql, batch.parts())
+        given: dict[str, object] = {"ids": Texts(sorted(batch.ids())), "me": self._me}
         cursor = AsyncRawCursor(connection)
-        await cursor.execute(query, [arguments[name] for name in names])
+        await cursor.execute(
+            query,
+            [
+                given[name] if name in given else _COLUMNS[name](getattr(batch, name))
+                for name in names
+            ],
+        )
         row = await cursor.fetchone()
         assert row is not None
-        return Committed(*row)
+        return Committed(**row._asdict())
 
     async def verdicts(
         self, connection: Connection, owned: Sequence[tuple[str, int]]

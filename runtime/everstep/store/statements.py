@@ -11,7 +11,7 @@ from everstep.settings import checked_schema
 
 _PLACE = re.compile(rb"%%|%\((\w+)\)s")
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
-
+_CHOICE = re.compile(rb"^-- if (\w+)\n(.*?)^-- end\n", re.MULTILINE | re.DOTALL)
 
 _APART = ("fsck.sql", "elsewhere.sql", "testing.sql")
 """Not of the engine's own work in its own database."""
@@ -50,11 +50,18 @@ def _named(sources: Sequence[str], schema: str) -> dict[str, bytes]:
 
 
 @cache
-def numbered(statement: bytes) -> tuple[bytes, tuple[str, ...]]:
+def numbered(
+    statement: bytes, parts: frozenset[str] = frozenset()
+) -> tuple[bytes, tuple[str, ...]]:
     """A statement with $1, $2 … and the names they stand for, for a raw cursor.
+
+    `parts`: which of the lines between `-- if part` and `-- end` it keeps.
 
     psycopg remembers how to read statements of up to 4 kB; a longer one it would take apart at every execution.
     """
+    statement = _CHOICE.sub(
+        lambda found: found[2] if found[1].decode() in parts else b"", statement
+    )
     names: list[str] = []
 
     def place(found: re.Match[bytes]) -> bytes:
