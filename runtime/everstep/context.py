@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from everstep.acknowledgement import Acknowledgement
 from everstep.codec import Arguments
 from everstep.encoding import PLAIN, Encoding
@@ -261,8 +263,7 @@ class Branch:
         return Branch(self.execution, path, overdue=list(self.overdue))
 
 
-@dataclass(frozen=True, slots=True)
-class StepContext:
+class StepContext(Struct, frozen=True):
     """What a step's code may know: for idempotency keys at outside services, and for logs."""
 
     workflow_id: str

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import msgspec
+from msgspec import structs
 
 from everstep.codec import JSON
 from everstep.errors import PayloadError, UsageError
@@ -111,9 +112,9 @@ class Encoding:
             return row
         place = _place_of(workflow_id, row)
         if row.error is not None:
-            return replace(row, codec=self.id, error=self.encode(row.error, place))
+            return structs.replace(row, codec=self.id, error=self.encode(row.error, place))
         assert row.output is not None
-        return replace(row, codec=self.id, output=self.encode(row.output, place))
+        return structs.replace(row, codec=self.id, output=self.encode(row.output, place))
 
     def opened(self, workflow_id: str, row: Checkpoint) -> Checkpoint:
         """A checkpoint as it was recorded."""
@@ -122,8 +123,8 @@ class Encoding:
             return row  # what was sent is bound to its receiver, of which a log knows nothing; nobody reads it here
         found = self.decode(body, _place_of(workflow_id, row))
         if row.error is not None:
-            return replace(row, codec=JSON, error=found)
-        return replace(row, codec=JSON, output=found)
+            return structs.replace(row, codec=JSON, error=found)
+        return structs.replace(row, codec=JSON, output=found)
 
     def start(self, start: Start) -> Start:
         """A start as it is stored."""

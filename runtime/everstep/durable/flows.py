@@ -11,8 +11,9 @@ import math
 import random
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from everstep.codec import JSON, Payload
 from everstep.context import Execution, StepContext, current_branch, current_step
@@ -29,27 +30,23 @@ from everstep.retry import Retry
 from everstep.store.models import Checkpoint, CheckpointKind
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Struct, frozen=True):
     """Wait until everything recorded so far is durable: no effect begins before that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """Call the step's function."""
 
     step: StepContext
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Struct, frozen=True):
     """Wait before the next attempt."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """Hand a checkpoint to the group commit, without waiting for it."""
 
     row: Checkpoint

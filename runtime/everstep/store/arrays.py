@@ -129,26 +129,27 @@ def _header(count: int, oid: int, *, nulls: bool) -> bytes:
 
 def _fixed(values: Sequence[float], oid: int, width: int, code: str) -> bytes:
     count = len(values)
+    head = _header(count, oid, nulls=False)
+    if _alike(values):
+        return head + struct.pack(">i" + code, width, values[0]) * count
     pairs = chain.from_iterable(zip(repeat(width, count), values, strict=True))
-    return _header(count, oid, nulls=False) + struct.pack(">" + ("i" + code) * count, *pairs)
+    return head + struct.pack(">" + ("i" + code) * count, *pairs)
 
 
 def _varying(values: Sequence[bytes | None], oid: int) -> bytes:
-    if values.count(None) == len(values):
-        # As most columns of a commit are: nothing in them but nulls, or nothing at all.
-        return _header(len(values), oid, nulls=bool(values)) + _NULL * len(values)
-    pack = struct.Struct(">i").pack
-    pieces: list[bytes] = [b""]
-    nulls = False
-    for value in values:
-        if value is None:
-            nulls = True
-            pieces.append(_NULL)
-        else:
-            pieces.append(pack(len(value)))
-            pieces.append(value)
-    pieces[0] = _header(len(values), oid, nulls=nulls)
-    return b"".join(pieces)
+    head = _header(len(values), oid, nulls=None in values)
+    if _alike(values):
+        return head + _cell(values[0]) * len(values)
+    return head + b"".join([_cell(value) for value in values])
+
+
+def _cell(value: bytes | None) -> bytes:
+    return _NULL if value is None else len(value).to_bytes(4, "big") + value
+
+
+def _alike(values: Sequence[object]) -> bool:
+    """Most columns of a commit hold one value over and over: nothing, the first epoch, the name of a step."""
+    return len(values) > 0 and values.count(values[0]) == len(values)
 
 
 class _ColumnDumper(Dumper):

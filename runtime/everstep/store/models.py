@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
+from msgspec import Struct
+
 SUSPECT_CRASHES = 3
 """From so many crashes without progress on, a workflow runs alone; run.sql has the same number."""
 
@@ -139,8 +141,7 @@ class Claimed:
         return self.crashes >= SUSPECT_CRASHES
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True):
     """A recorded outcome, keyed (workflow, branch, seq). Exactly one of output and error is set."""
 
     branch: str
