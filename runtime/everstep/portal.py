@@ -57,3 +57,24 @@ def count(execution: Execution, *, steps: int = 0, threads: int = 0) -> None:
     with _counting:
         execution.steps_running += steps
         execution.threads += threads
+
+
+class Running:
+    """A step in a plain workflow's thread, counted until it is recorded, which the loop does after it has ended.
+
+    A worker that drains waits for what is counted: else it could leave between the two, and the step ran again.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._counted = False
+
+    def begin(self) -> None:
+        if not self._counted:
+            self._counted = True
+            count(self._execution, steps=1)
+
+    def end(self) -> None:
+        if self._counted:
+            self._counted = False
+            count(self._execution, steps=-1)

@@ -12,6 +12,10 @@ from support.waiting import eventually
 
 import everstep
 from everstep import Retry, StepError, WorkflowError, sync
+from everstep.context import Execution
+from everstep.durable import flows
+from everstep.portal import record_there
+from everstep.store.models import Checkpoint
 
 HOUR = timedelta(hours=1)
 
@@ -348,8 +352,15 @@ async def test_many_workflows_that_gather_do_not_starve_the_thread_pool(app, cli
 
 
 async def test_a_worker_that_leaves_lets_the_steps_of_branches_end_and_another_goes_on(
-    app, client, worker
+    app, client, worker, monkeypatch
 ):
+    async def late(execution: Execution, row: Checkpoint) -> None:
+        await asyncio.sleep(
+            0.2
+        )  # what lies between the end of a step in its thread and its record on the loop
+        await record_there(execution, row)
+
+    monkeypatch.setattr(flows, "record_there", late)
     begun, go_on = threading.Event(), threading.Event()
     ran: list[str] = []
 

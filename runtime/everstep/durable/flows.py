@@ -25,7 +25,7 @@ from everstep.errors import (
     StepError,
     StepInterruptedError,
 )
-from everstep.portal import count, on_loop, record_there
+from everstep.portal import Running, on_loop, record_there
 from everstep.retry import Retry
 from everstep.store.models import Checkpoint, CheckpointKind
 
@@ -211,26 +211,35 @@ def perform_in_thread(flow: Flow, execution: Execution, call: Call) -> Any:
     """Carry out a flow from a plain workflow's thread; `call` makes an attempt."""
     if execution.probe is not None:
         call = execution.probe.around_plain(call)
+    running = Running(execution)
     try:
         effect = next(flow)
         while True:
-            result: Any = None
             try:
-                match effect:
-                    case Settle():
-                        _settle_in_thread(execution)
-                    case Attempt(step):
-                        result = _attempt_in_thread(execution, step, call)
-                    case Pause(seconds):
-                        on_loop(execution, _pause(execution, seconds))
-                    case Record(row):
-                        on_loop(execution, record_there(execution, row))
+                result = _in_thread(effect, execution, call, running)
             except Exception as error:  # noqa: BLE001
                 effect = flow.throw(error)
             else:
                 effect = flow.send(result)
     except StopIteration as stop:
         return stop.value
+    finally:
+        running.end()
+
+
+def _in_thread(effect: Effect, execution: Execution, call: Call, running: Running) -> Any:
+    match effect:
+        case Settle():
+            _settle_in_thread(execution)
+        case Attempt(step):
+            running.begin()
+            return _attempt_in_thread(step, call)
+        case Pause(seconds):
+            running.end()
+            on_loop(execution, _pause(execution, seconds))
+        case Record(row):
+            on_loop(execution, record_there(execution, row))
+    return None
 
 
 def _settle_in_thread(execution: Execution) -> None:
@@ -240,14 +249,12 @@ def _settle_in_thread(execution: Execution) -> None:
     execution.check()
 
 
-def _attempt_in_thread(execution: Execution, step: StepContext, call: Call) -> Any:
+def _attempt_in_thread(step: StepContext, call: Call) -> Any:
     branch_token = current_branch.set(None)
     step_token = current_step.set(step)
-    count(execution, steps=1)
     try:
         return call(step)
     finally:
-        count(execution, steps=-1)
         current_step.reset(step_token)
         current_branch.reset(branch_token)
 

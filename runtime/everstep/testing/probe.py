@@ -85,8 +85,6 @@ class Probe:
         self._over = False
         self._ends = False
         self._pausing: WeakSet[asyncio.Task[Any] | None] = WeakSet()
-        # Steps that a thread has begun. Unlike on the loop, there is a moment between their end and their checkpoint.
-        self._in_thread: set[tuple[str, int]] = set()
         self._committed: set[tuple[str, int]] = set()
         self.gone = asyncio.Event()
 
@@ -123,7 +121,6 @@ class Probe:
 
     def checkpoint(self, execution: Execution, row: Checkpoint, child: Start | None = None) -> Any:
         done = self._committer.checkpoint(execution, row, child)
-        self._in_thread.discard((row.branch, row.seq))
         if row.kind == CheckpointKind.STARTED:
             return done  # a mark without an outcome would say that its step was interrupted
         if self._plan.crashes_at(row.name, "recorded"):
@@ -157,19 +154,9 @@ class Probe:
 
     def around_plain(self, call: AttemptCall) -> AttemptCall:
         def attempt(step: StepContext) -> Any:
-            place = (step.branch, step.seq)
-            self._in_thread.add(place)
-            try:
-                self.reach_in_thread(step.name, "before")
-                value = call(step)
-                self.reach_in_thread(step.name, self._moment(step))
-            except Exception:
-                raise  # its failure is recorded, or it is tried again
-            except BaseException:
-                self._in_thread.discard(place)
-                raise
-            if place in self._committed:
-                self._in_thread.discard(place)
+            self.reach_in_thread(step.name, "before")
+            value = call(step)
+            self.reach_in_thread(step.name, self._moment(step))
             return value
 
         return attempt
@@ -223,7 +210,7 @@ class Probe:
         """Whether all is durable and no step is running, unless the workflow has ended without it."""
         execution = self._execution
         durable = execution.pending is None or execution.pending.at is not None
-        busy = execution.steps_running or execution.engaged or self._in_thread
+        busy = execution.steps_running or execution.engaged
         return durable and (self._ends or not busy)
 
     # -- dying -----------------------------------------------------------------------------------
