@@ -7,15 +7,18 @@ import contextlib
 import itertools
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from conftest import StartWorker
 from support.database import Sql
 from support.protocol import Speaker, two_workers
+from support.proxy import proxy_to
+from support.server import Server
 from support.waiting import eventually
 
 from everstep import App, Client, Debounce, UsageError, WorkflowError, sync
@@ -238,6 +241,60 @@ async def test_a_workflow_debounces_in_a_step(
     assert sql.one("SELECT id FROM everstep.run") == id_
     with pytest.raises(WorkflowError, match=r"call client\.start\(…, debounce=…\) in a step"):
         await (await client.start(wrong)).result(timeout=10)
+
+
+@pytest.mark.parametrize("meanwhile", ["it has begun", "it has another input"])
+async def test_a_start_that_is_repeated_after_a_lost_reply_is_one_start(
+    indexing: App,
+    client: Client,
+    worker: StartWorker,
+    database: str,
+    postgres: Server,
+    sql: Sql,
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: str,
+) -> None:
+    reindex, quiet = indexing.workflows["reindex"], Debounce("k", window=60)
+    first = await client.start(reindex, 1, 1, debounce=quiet)
+    real, tries = Workflows.start_debounced, []
+
+    async def start_debounced(self: Workflows, connection: Any, start: Any) -> tuple[str, bool]:
+        tries.append(start.id)
+        if len(tries) == 2:
+            # Between the try whose reply was lost and its repetition.
+            if meanwhile == "it has another input":
+                await real(self, connection, replace(start, id="another", input=THIRD))
+            sql.advance_clock(61)
+            await worker()
+            await first.result(timeout=10)
+        return await real(self, connection, start)
+
+    with proxy_to(postgres.port) as proxy:
+        there = postgres.tcp_url(urlsplit(database).path.strip("/"), proxy.port)
+        async with Client.connect(there) as unlucky:
+            monkeypatch.setattr(Workflows, "start_debounced", start_debounced)
+            proxy.lose_reply_to(b'"revision":2')
+            second = await unlucky.start(reindex, 1, 2, debounce=quiet)
+        assert len(proxy.lost) == 1
+    assert tries == [tries[0]] * 2
+    assert (second.id, second.created) == (first.id, False)
+    assert await first.result(timeout=10) == [1, 2 if meanwhile == "it has begun" else 3]
+    assert sql.one("SELECT count(*) FROM everstep.workflow") == 1
+
+
+async def test_what_is_known_of_repeats_is_forgotten_after_an_hour(
+    indexing: App, client: Client, sql: Sql
+) -> None:
+    reindex = indexing.workflows["reindex"]
+    for _ in range(2):
+        for n in range(5):
+            await client.start(reindex, 1, n, debounce=Debounce("k", window=86_400))
+        sql.advance_clock(3_601)
+    assert sql.one("SELECT count(*) FROM everstep.debounced") == 5
+    assert sql.one("SELECT count(*) FROM everstep.workflow") == 1
+
+
+THIRD = b'{"shop":1,"revision":3}'
 
 
 async def test_a_start_that_came_too_late_does_not_hold_what_has_begun(

@@ -122,7 +122,7 @@ class ClientStarts(ClientBase):
     async def _start_debounced(
         self, start: Start, payload: Payload[Any], connection: Any
     ) -> Handle[Any]:
-        # Repeated after a lost reply, an input replaces itself, or begins another one if it has run meanwhile.
+        # A repeat after a lost reply is known by its id, also when its input has run or was replaced meanwhile.
         if connection is not None:
             id_, created = await self._workflows.debounce_within(connection, start)
             return self._handle_of(id_, payload, created=created)
