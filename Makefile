@@ -18,7 +18,7 @@ LANGUAGE := language language_more steps sleep replay start sync plain endless c
   transactions transactions_elsewhere waiting queue_order queue_changes
 LOCALKUBE := tests/e2e/cluster/localkube
 SCRIPTS := .ci/run scripts/lock scripts/make-venv scripts/render-chart $(LOCALKUBE) tests/e2e/cluster/images
-LOCKS := dev runtime operator build bench
+LOCKS := dev runtime operator build bench go
 
 # $(call quiet,what,command): one line when it passes, everything it said when it fails; a recipe
 # that has called it ends with $(verdict), so that one run shows all that is wrong.

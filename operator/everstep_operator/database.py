@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -59,6 +60,18 @@ class Databases:
     pools: dict[str, Pool] = field(default_factory=dict)
     users: dict[str, str] = field(default_factory=dict)
     """Which connection string an object (by its key) uses now."""
+    claims: dict[str, tuple[str, str, datetime]] = field(default_factory=dict)
+    """By key of an object: its database (a digest), its schema, and when the object was made."""
+
+    def claim(self, key: str, url: str, schema: str, made: datetime) -> str | None:
+        """The older object that has this schema of this database already, if there is one.
+
+        Two would promote their versions over each other's for ever. Told by the connection string:
+        another one for the same database is not seen.
+        """
+        self.claims[key] = place = (_digest(url), schema, made)
+        elder = min((c[2], k) for k, c in self.claims.items() if c[:2] == place[:2])
+        return elder[1] if elder[1] != key else None
 
     async def read(self, key: str, url: str, schema: str) -> Database:
         """All the operator knows about one application, from one snapshot."""
@@ -95,6 +108,10 @@ class Databases:
 
     async def forget(self, key: str) -> None:
         """The object is gone: its pool too, unless another object uses the same database."""
+        self.claims.pop(key, None)
+        await self._leave(key)
+
+    async def _leave(self, key: str) -> None:
         url = self.users.pop(key, None)
         if url is not None and url not in self.users.values():
             pool = self.pools.pop(_digest(url), None)
@@ -114,7 +131,7 @@ class Databases:
 
     async def _pool(self, key: str, url: str) -> Pool:
         if self.users.get(key) != url:
-            await self.forget(key)
+            await self._leave(key)
             self.users[key] = url
         pool = self.pools.get(_digest(url))
         if pool is None:

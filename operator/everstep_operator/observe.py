@@ -31,13 +31,11 @@ from everstep_operator.observed import (
     Observed,
     Revision,
     Unknown,
-    Unmigrated,
 )
 from everstep_operator.pods import moment, pod, runs
 from everstep_operator.reasons import Reason
 from everstep_operator.resource import DurableApp, SecretKey
-
-_EMPTY = "empty"
+from everstep_operator.trust import trusted
 
 
 @dataclass(slots=True)
@@ -94,7 +92,15 @@ class Observer:
             keys = ", ".join(sorted(secret.get("data") or {})) or "none"
             message = f"Secret {source.name} has no text under {source.key!r} (its keys: {keys})"
             return Unknown(Reason.SECRET_MISSING, message)
-        return await self.databases.read(key, url, app.spec.database.schema)
+        schema = app.spec.database.schema
+        other = self.databases.claim(key, url, schema, app.created_at)
+        if other is not None:
+            message = (
+                f"DurableApp {other} has schema {schema} of this database: give this one another"
+                " database.schema or another database (a DurableApp is all that one schema holds)"
+            )
+            return Unknown(Reason.SCHEMA_TAKEN, message)
+        return await self.databases.read(key, url, schema)
 
     def _deployment(self, body: Mapping[str, Any]) -> Deployment:
         meta = body["metadata"]
@@ -145,33 +151,6 @@ def ours(app: DurableApp, meta: Mapping[str, Any]) -> bool:
     """
     owners = meta.get("ownerReferences") or ()
     return all(owner["uid"] == app.uid for owner in owners if owner.get("controller"))
-
-
-def trusted(app: DurableApp, database: Database) -> Database:
-    """Another database under the same address is not the one whose workflows we count."""
-    expected = (app.status.get("database") or {}).get("systemIdentifier")
-    if isinstance(database, Unknown) or expected is None:
-        return database
-    accepted = app.annotations.get(names.ANNOTATION_ACCEPT_DATABASE)
-    if isinstance(database, Unmigrated):
-        return database if accepted == _EMPTY else _emptied(app)
-    found = database.routing.system_identifier
-    if found in (expected, accepted):
-        return database
-    return Unknown(
-        Reason.IDENTITY_CHANGED,
-        f"this is another database (system identifier {found}, before {expected}); if that is"
-        f" meant: kubectl annotate dapp {app.name} {names.ANNOTATION_ACCEPT_DATABASE}={found}",
-    )
-
-
-def _emptied(app: DurableApp) -> Unknown:
-    return Unknown(
-        Reason.IDENTITY_CHANGED,
-        f"schema {app.spec.database.schema} has no engine tables any more: the Secret names another"
-        " database, or this one was emptied; if it shall begin anew:"
-        f" kubectl annotate dapp {app.name} {names.ANNOTATION_ACCEPT_DATABASE}={_EMPTY}",
-    )
 
 
 def deployment(body: Mapping[str, Any]) -> Deployment:

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     SECRET_MISSING = "SecretMissing"  # noqa: S105 - a reason, not a password
     INVALID_URL = "InvalidUrl"
     UNREACHABLE = "Unreachable"
+    SCHEMA_TAKEN = "SchemaTaken"
     STANDBY = "Standby"
     IDENTITY_CHANGED = "IdentityChanged"
     INSUFFICIENT_PRIVILEGE = "InsufficientPrivilege"

@@ -128,8 +128,8 @@ class DurableApp:
     spec: Spec
     status: Mapping[str, Any]
     annotations: Mapping[str, str]
+    created_at: datetime
     deleting: bool = False
-    created_at: datetime | None = None
 
     @property
     def worker(self) -> Mapping[str, Any]:
@@ -160,4 +160,5 @@ def parse(body: Mapping[str, Any]) -> DurableApp:
         status=body.get("status") or {},
         annotations=meta.get("annotations") or {},
         deleting="deletionTimestamp" in meta,
+        created_at=datetime.fromisoformat(meta["creationTimestamp"]),
     )

@@ -1,15 +1,17 @@
 """What one look cannot show: lost pods, foreign hands, another database, dead watches."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from unit.operator.worlds import app, known
+from unit.operator.worlds import NOW, app, known
 
 from everstep_operator import names
 from everstep_operator.database import Databases
-from everstep_operator.observe import Memory, Observer, deployment, ours, trusted
+from everstep_operator.observe import Memory, Observer, deployment, ours
 from everstep_operator.observed import Known, Unknown, Unmigrated, Worker
+from everstep_operator.trust import trusted
 
 KEY = "shop/orders"
 
@@ -139,3 +141,21 @@ def test_only_what_no_other_controller_has_is_ours(
     owners: list[dict[str, Any]], mine: bool
 ) -> None:
     assert ours(app(), {"name": "x", "ownerReferences": owners}) is mine
+
+
+def test_of_two_apps_on_one_schema_the_older_one_goes_on() -> None:
+    """A copied manifest with another name: both would promote over each other for ever."""
+    databases, url = Databases(), "postgresql://db/shop"
+    assert databases.claim("shop/copy", url, "everstep", NOW) is None
+    assert databases.claim("shop/orders", url, "everstep", NOW - timedelta(days=1)) is None
+    assert databases.claim("shop/copy", url, "everstep", NOW) == "shop/orders"
+    assert databases.claim("shop/copy", url, "of_its_own", NOW) is None
+    assert databases.claim("shop/copy", "postgresql://db/other", "everstep", NOW) is None
+
+
+async def test_a_schema_is_free_again_when_its_app_is_gone() -> None:
+    databases, url = Databases(), "postgresql://db/shop"
+    databases.claim("shop/orders", url, "everstep", NOW - timedelta(days=1))
+    assert databases.claim("shop/copy", url, "everstep", NOW) == "shop/orders"
+    await databases.forget("shop/orders")
+    assert databases.claim("shop/copy", url, "everstep", NOW) is None

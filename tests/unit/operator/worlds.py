@@ -28,7 +28,13 @@ def body(image: str = "localhost/orders:v2", **spec: Any) -> dict[str, Any]:
     return {
         "apiVersion": "everstep.dev/v1alpha1",
         "kind": "DurableApp",
-        "metadata": {"name": "orders", "namespace": "shop", "uid": "u-1", "generation": 7},
+        "metadata": {
+            "name": "orders",
+            "namespace": "shop",
+            "uid": "u-1",
+            "generation": 7,
+            "creationTimestamp": "2026-11-22T11:00:00Z",
+        },
         "spec": {
             "replicas": 3,
             "database": {"urlFrom": {"secretKeyRef": {"name": "orders-db", "key": "url"}}},
