@@ -7,7 +7,7 @@ import random
 import time
 from collections import defaultdict
 
-from everstep.store.connection import CommittedLocally, Link, Passing
+from everstep.store.connection import Link, Passing
 from everstep.store.models import Outcome
 from everstep.store.workflows import Workflows
 
@@ -96,7 +96,7 @@ class Outcomes:
         ids = list(self._waiters)[:MAX_IDS]
         try:
             found = await self._link.call(lambda c: self._workflows.outcomes(c, ids))
-        except (Passing, CommittedLocally):
+        except Passing:
             await asyncio.sleep(0.1)
             return 0
         except Exception as error:  # noqa: BLE001

@@ -10,6 +10,7 @@ import asyncio
 import faulthandler
 import logging
 import os
+import random
 import sys
 import threading
 import time
@@ -41,7 +42,10 @@ def boottime() -> float:
 
 
 class Heartbeat:
-    """Beats until stopped, declared dead, or out of time. `deadline` is when the lease ends, by boottime."""
+    """Beats until stopped, declared dead, or out of time. `deadline` is when the lease ends, by boottime.
+
+    It begins with the registration: call `renewed` then.
+    """
 
     def __init__(
         self, url: str, schema: str, me: UUID, *, ttl: float, watchdog: float, listener: Listener
@@ -52,7 +56,7 @@ class Heartbeat:
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="everstep-heartbeat", daemon=True)
-        self.deadline = boottime() + ttl
+        self.deadline = boottime()
         self.last_tick = boottime()
         self._still = 0
 
@@ -68,6 +72,10 @@ class Heartbeat:
         """Whether the lease still holds, by this machine's own clock."""
         return boottime() < self.deadline
 
+    def renewed(self, sent: float) -> None:
+        """The lease counts from before it was asked for: the database may have set it that early."""
+        self.deadline = sent + self._ttl
+
     def _run(self) -> None:
         try:
             while not self._stop.wait(self._ttl / BEATS_PER_LEASE):
@@ -78,26 +86,27 @@ class Heartbeat:
             self._connection.close()
 
     def _beat(self) -> bool:
-        """One beat. Returns False once the lease is lost."""
-        sent = boottime()
-        try:
-            reply = self._connection.beat()
-        except BeatError as error:
-            log.warning("heartbeat failed: %s", error)
-            return self._still_held()
-        if reply is None:
-            self._tell(self._listener.lost, "another worker declared this one dead")
-            return False
-        # The lease counts from before the beat was sent: the database may have set it that early.
-        self.deadline = sent + self._ttl
-        self._tell(self._listener.beaten, reply.at, reply.cancels)
-        return True
-
-    def _still_held(self) -> bool:
-        if self.held():
-            # Try again soon, while there is time.
-            self._stop.wait(min(0.5, self._ttl / 10))
+        """One beat that gets through. Returns False once the lease is lost, or this is to stop."""
+        while True:
+            sent = boottime()
+            try:
+                reply = self._connection.beat()
+            except BeatError as error:
+                log.warning("heartbeat failed: %s", error)
+                if not self._time_left():
+                    return False
+                continue
+            if reply is None:
+                self._tell(self._listener.lost, "another worker declared this one dead")
+                return False
+            self.renewed(sent)
+            self._tell(self._listener.beaten, reply.at, reply.cancels)
             return True
+
+    def _time_left(self) -> bool:
+        """Pause before another try: a short one, because what is left of the lease is not much more than a beat."""
+        if self.held():
+            return not self._stop.wait(random.uniform(0.5, 1.0) * min(1.0, self._ttl / 10))  # noqa: S311
         self._tell(self._listener.lost, f"no heartbeat reached the database for {self._ttl:g} s")
         return False
 

@@ -26,7 +26,7 @@ class Loop(Protocol):
 async def run(loop: Loop) -> None:
     """Rounds for ever: at once while there is work, else after the interval (jittered) or a wake-up.
 
-    A passing fault of the database costs a pause and a log line, never the loop.
+    A fault costs a pause and a log line, never the loop: each round looks at everything anew.
     """
     faults = 0
     while True:
@@ -38,10 +38,15 @@ async def run(loop: Loop) -> None:
             faults += 1
             done = 0
             log.warning("%s: database trouble, trying again: %s", loop.name, error)
+        except Exception:
+            # Of one loop: its neighbours, and what this worker runs, have nothing to do with it.
+            faults += 1
+            done = 0
+            log.exception("%s: a round failed, trying again", loop.name)
         if done:
             await asyncio.sleep(0)
             continue
-        pause = loop.interval if not faults else min(0.1 * 2**faults, 10.0)
+        pause = loop.interval if not faults else min(0.1 * 2 ** min(faults, 10), 10.0)
         try:
             async with asyncio.timeout(random.uniform(0.5, 1.0) * pause):  # noqa: S311
                 await loop.wake.wait()

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 
 from everstep.cron import Cron, make_timing
 from everstep.encoding import PLAIN, Encoding
-from everstep.errors import Failure, UsageError
+from everstep.errors import Failure
 from everstep.schedules import CatchUp, Overlap, Schedule, due, tick_id, tick_input
-from everstep.store.connection import Connection, Link
+from everstep.store.connection import Connection, Link, Passing
 from everstep.store.messages import Messages
 from everstep.store.schedules import Declaration, Look, ScheduleRow, Schedules, Tick
 from everstep.store.workflows import Cancellation, Workflows
@@ -64,13 +64,20 @@ class Scheduler:
     async def run_once(self) -> int:
         moved = 0
         for row in await self._link.call(self._look):
-            # Planned beside the event loop and without the connection: many missed ticks take a while.
-            tick = await asyncio.to_thread(self._plan, row)
-            if tick is not None:
-                moved += await self._link.call(lambda c, r=row, t=tick: self._move(c, r, t))  # type: ignore[misc]
+            try:
+                moved += await self._move_on(row)
+            except Passing:
+                raise
+            except Exception as error:  # noqa: BLE001
+                self._complain(row, error)
         if moved:
             self._announce()
         return moved
+
+    async def _move_on(self, row: ScheduleRow) -> int:
+        # Planned beside the event loop and without the connection: many missed ticks take a while.
+        tick = await asyncio.to_thread(plan, row)
+        return 0 if tick is None else await self._link.call(lambda c: self._move(c, row, tick))
 
     async def declare(self, connection: Connection, look: Look | None = None) -> None:
         """Put the code's schedules in force, if its version is the current one: once per change of the routing."""
@@ -113,18 +120,11 @@ class Scheduler:
         log.debug("schedule %s: started %s", row.name, ", ".join(started) or "nothing")
         return 1
 
-    def _plan(self, row: ScheduleRow) -> Tick | None:
-        """A schedule that cannot be computed stands still, stops no other, and says so once."""
-        try:
-            return plan(row)
-        except UsageError as error:
-            self._complain(row, error)
-            return None
-
-    def _complain(self, row: ScheduleRow, error: UsageError) -> None:
+    def _complain(self, row: ScheduleRow, error: Exception) -> None:
+        """A schedule that cannot be computed or started stands still, stops no other, and says so once."""
         if (row.name, row.revision) not in self._complained:
             self._complained.add((row.name, row.revision))
-            log.error("schedule %s stands still: %s", row.name, error)
+            log.error("schedule %s stands still: %s", row.name, error or repr(error))
 
     async def _instead(
         self, connection: Connection, row: ScheduleRow, tick: Tick

@@ -18,7 +18,7 @@ from typing import Any
 from everstep.app import App
 from everstep.context import Execution, Probe
 from everstep.engine.cancellations import Cancellations
-from everstep.engine.heartbeat import Listener
+from everstep.engine.heartbeat import Listener, boottime
 from everstep.engine.loops import run
 from everstep.engine.parts import Parts
 from everstep.engine.runner import Ended
@@ -181,7 +181,7 @@ class Tenure(Parts):
                 continue
 
     async def _register(self, connection: Connection) -> datetime:
-        settings = self._settings
+        settings, sent = self._settings, boottime()
         at = await self._workers.register(
             connection,
             pod=settings.pod,
@@ -189,6 +189,7 @@ class Tenure(Parts):
             slots=settings.concurrency,
             ttl=settings.lease_ttl,
         )
+        self.heartbeat.renewed(sent)
         await self._declarer.declare(connection)
         if settings.version == UNVERSIONED:
             await self._workers.adopt_routing(connection, settings.version)

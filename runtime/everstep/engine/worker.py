@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -174,13 +176,24 @@ class Worker:
         )
 
     async def _keep(self) -> None:
-        """Begin a new tenure whenever the lease is lost."""
+        """Begin a new tenure whenever the lease is lost: at once, unless the one before was short too."""
+        faults, began = 0, time.monotonic()
         while True:
             assert self.tenure is not None
             await self.tenure.lost.wait()
             self.client.run_here(None)
             await self.tenure.abandon()
-            await self._begin()
+            faults = faults + 1 if time.monotonic() - began < self.settings.lease_ttl else 0
+            if faults:
+                await asyncio.sleep(
+                    random.uniform(0.5, 1.0) * min(0.1 * 2 ** min(faults, 10), 10.0)
+                )  # noqa: S311
+            began = time.monotonic()
+            try:
+                await self._begin()
+            except Exception:
+                log.exception("this worker could not begin anew, trying again")
+                self.tenure.lost.set()
 
     def _begin_here(self, tenure: Tenure, starts: list[Start]) -> None:
         for start in starts:

@@ -43,8 +43,11 @@ class RowRejected(Exception):
     """The database refuses a value (class 22, 23, 54): repeating does not help, other rows may be fine."""
 
 
-class CommittedLocally(Exception):
+class CommittedLocally(Passing):
     """Synchronous replication was cancelled: the commit may be lost in a failover. Unknown outcome."""
+
+    def __init__(self) -> None:
+        super().__init__("committed here, and perhaps not on the standby")
 
 
 def connect_arguments(url: str, application: str) -> dict[str, Any]:
@@ -193,7 +196,7 @@ class Link:
         while True:
             try:
                 return await self.call(function)
-            except (Passing, CommittedLocally) as error:
+            except Passing as error:
                 if give_up():
                     raise DatabaseUnreachableError(str(error)) from error
             await asyncio.sleep(random.uniform(0.2, 1.0) * wait)  # noqa: S311
