@@ -46,9 +46,14 @@ async def run(loop: Loop) -> None:
         if done:
             await asyncio.sleep(0)
             continue
-        pause = loop.interval if not faults else min(0.1 * 2 ** min(faults, 10), 10.0)
+        pause = pause_after(faults) if faults else random.uniform(0.5, 1.0) * loop.interval  # noqa: S311
         try:
-            async with asyncio.timeout(random.uniform(0.5, 1.0) * pause):  # noqa: S311
+            async with asyncio.timeout(pause):
                 await loop.wake.wait()
         except TimeoutError:
             pass
+
+
+def pause_after(faults: int) -> float:
+    """Seconds to wait after so many faults in a row: ever longer, up to ten."""
+    return random.uniform(0.5, 1.0) * min(0.1 * 2 ** min(faults, 10), 10.0)  # noqa: S311

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from everstep.client.starter import Here
 from everstep.codec import JSON
 from everstep.context import numbering_task_factory
 from everstep.durable.adoption import adopt_time_limits
+from everstep.engine.loops import pause_after
 from everstep.engine.tenure import Phase, ProbeMaker, Tenure
 from everstep.metrics.exporter import Exporter
 from everstep.metrics.local import LocalMetrics
@@ -185,9 +185,7 @@ class Worker:
             await self.tenure.abandon()
             faults = faults + 1 if time.monotonic() - began < self.settings.lease_ttl else 0
             if faults:
-                await asyncio.sleep(
-                    random.uniform(0.5, 1.0) * min(0.1 * 2 ** min(faults, 10), 10.0)
-                )  # noqa: S311
+                await asyncio.sleep(pause_after(faults))
             began = time.monotonic()
             try:
                 await self._begin()
