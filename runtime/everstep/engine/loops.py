@@ -56,4 +56,5 @@ async def run(loop: Loop) -> None:
 
 def pause_after(faults: int) -> float:
     """Seconds to wait after so many faults in a row: ever longer, up to ten."""
-    return random.uniform(0.5, 1.0) * min(0.1 * 2 ** min(faults, 10), 10.0)  # noqa: S311
+    longest: float = min(0.1 * 2 ** min(faults, 10), 10.0)
+    return random.uniform(0.5, 1.0) * longest  # noqa: S311
