@@ -7,22 +7,22 @@ do not catch BaseException around these calls.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 from uuid import UUID
 
-from everstep.client.blocking import Client, Handle
-from everstep.context import Branch, branch_here, current_branch
+from everstep.client.blocking import Client
+from everstep.client.blocking_handle import Handle
+from everstep.context import current_branch
 from everstep.definitions import PlainStep, Workflow, as_step
 from everstep.durable import calls as durable
 from everstep.durable import talking, together, values
 from everstep.durable.endless import continue_as_new
+from everstep.durable.plain import outside_of_workflows, plain_branch, waited
 from everstep.durable.team import Team, in_order_of_end
 from everstep.durable.values import deprecate_patch, patched
-from everstep.errors import UsageError
 from everstep.portal import on_loop
 
 P = ParamSpec("P")
@@ -62,13 +62,20 @@ __all__ = [
 
 
 def sleep(duration: timedelta | float) -> None:
-    """As everstep.sleep. Longer than a moment, the workflow leaves its thread and its worker meanwhile."""
-    _await(durable.sleep, duration)
+    """Wait, durably. Anything longer than a moment parks: the workflow leaves the worker and costs a row.
+
+    `duration` in seconds or as a timedelta, counted from when the database first recorded the sleep: a
+    crash does not begin it anew. Never early; late by up to about a second, when it had to be claimed again.
+    """
+    waited(durable.sleep, duration)
 
 
 def sleep_until(instant: datetime) -> None:
-    """As everstep.sleep_until."""
-    _await(durable.sleep_until, instant)
+    """Wait, durably, until an instant by the database's clock; one that has passed is no wait.
+
+    The instant is recorded: a replay waits for the same one, whatever the code computes then.
+    """
+    waited(durable.sleep_until, instant)
 
 
 @overload
@@ -76,48 +83,59 @@ def recv(topic: str = "", *, timeout: timedelta | float | None = None) -> Any: .
 @overload
 def recv(topic: str = "", *, timeout: timedelta | float | None = None, as_type: type[T]) -> T: ...
 def recv(topic: str = "", *, timeout: timedelta | float | None = None, as_type: Any = Any) -> Any:
-    """As everstep.recv."""
-    return _await(talking.recv, topic, timeout=timeout, as_type=as_type)
+    """The next message of a topic, in the order they were sent; each is received once.
+
+    Waits parked. Raises TimeoutError after `timeout` (seconds or timedelta), counted from when the wait was
+    first recorded. `as_type` rebuilds the message as a dataclass, pydantic model, …
+    """
+    return waited(talking.recv, topic, timeout=timeout, as_type=as_type)
 
 
 def send(workflow_id: str, message: Any, topic: str = "") -> None:
-    """As everstep.send."""
-    _await(talking.send, workflow_id, message, topic)
+    """Send a message to another workflow, exactly once. To one that has finished it is dropped.
+
+    Raises UnknownWorkflowError if there is no such workflow.
+    """
+    waited(talking.send, workflow_id, message, topic)
 
 
 def set_event(key: str, value: Any) -> None:
-    """As everstep.set_event."""
-    _await(talking.set_event, key, value)
+    """Publish a value under a name. The latest wins; it can be read during the workflow and ever after."""
+    waited(talking.set_event, key, value)
 
 
 def get_event(workflow_id: str, key: str, *, timeout: timedelta | float | None = None) -> Any:
-    """As everstep.get_event."""
-    return _await(talking.get_event, workflow_id, key, timeout=timeout)
+    """The value another workflow publishes under a name, waiting for it if need be.
+
+    Raises TimeoutError after `timeout`, or once the workflow has finished without publishing it, and
+    UnknownWorkflowError. What was read is recorded: a replay sees the same value.
+    """
+    return waited(talking.get_event, workflow_id, key, timeout=timeout)
 
 
 def write_stream(key: str, value: Any) -> None:
-    """As everstep.write_stream."""
-    _await(talking.write_stream, key, value)
+    """Append a value to a stream of this workflow, exactly once; readers see it as soon as it is durable."""
+    waited(talking.write_stream, key, value)
 
 
 def close_stream(key: str) -> None:
-    """As everstep.close_stream."""
-    _await(talking.close_stream, key)
+    """End a stream; without this it ends with its workflow."""
+    waited(talking.close_stream, key)
 
 
 def now() -> datetime:
-    """As everstep.now."""
-    return _await(values.now)
+    """The database's time when this was first reached; in UTC."""
+    return waited(values.now)
 
 
 def uuid() -> UUID:
-    """As everstep.uuid."""
-    return _await(values.uuid)
+    """A random UUID, the same on every replay."""
+    return waited(values.uuid)
 
 
 def random() -> float:
-    """As everstep.random."""
-    return _await(values.random)
+    """A random number from 0 up to 1, the same on every replay."""
+    return waited(values.random)
 
 
 class ChildHandle(Generic[R]):
@@ -129,17 +147,17 @@ class ChildHandle(Generic[R]):
 
     def result(self) -> R:
         """Its result, waited for parked. Raises WorkflowError and the like, as it ended."""
-        return _await(self._inner.result)
+        return waited(self._inner.result)
 
 
 def start(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> ChildHandle[R]:
-    """Start a child in the background; its id follows from where it was started."""
-    return ChildHandle(_await(durable.start, workflow, *args, **kwargs))
+    """Start a child in the background, from inside a workflow; its id follows from where it was started."""
+    return ChildHandle(waited(durable.start, workflow, *args, **kwargs))
 
 
 def wait_first(handles: Sequence[ChildHandle[R] | Handle[R]]) -> ChildHandle[R] | Handle[R]:
-    """As everstep.wait_first."""
-    first = _await(together.wait_first, [handle._inner for handle in handles])  # noqa: SLF001
+    """The first of some workflows to finish, however it ended; a replay gives the same one."""
+    first = waited(together.wait_first, [handle._inner for handle in handles])  # noqa: SLF001
     return next(handle for handle in handles if handle.id == first.id)
 
 
@@ -156,14 +174,14 @@ def run(step: Any, /, *args: Any, **kwargs: Any) -> Any:
     step under its qualified name.
     """
     if isinstance(step, Workflow):
-        branch = _branch("run")
+        branch = plain_branch("run")
         return on_loop(branch.execution, step.call_in(branch, args, kwargs))
     step = as_step(step)
     if isinstance(step, PlainStep):
         return step(*args, **kwargs)
     if current_branch.get() is None:
-        return _new_loop(step.function(*args, **kwargs))
-    branch = _branch("run")
+        return outside_of_workflows(step.function(*args, **kwargs))
+    branch = plain_branch("run")
     return on_loop(branch.execution, step.from_thread(*args, **kwargs))
 
 
@@ -209,51 +227,10 @@ def gather(*calls: Callable[[], Any]) -> tuple[Any, ...]:
     error of the first of those in the order of the calls is raised, on every replay the same. A workflow whose calls
     all wait parks.
     """
-    return Team(_branch("gather"), calls).results()
+    return Team(plain_branch("gather"), calls).results()
 
 
 def as_completed(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
     """Results in the order in which the calls ended, the first time; a replay gives them in the same order."""
-    branch, listed = _branch("as_completed"), list(calls)
+    branch, listed = plain_branch("as_completed"), list(calls)
     return in_order_of_end(branch, Team(branch, listed), len(listed))
-
-
-_INSTEAD = {
-    "gather": "await asyncio.gather(…)",
-    "as_completed": "async for … in everstep.as_completed(…)",
-    "result": "await handle.result()",
-}
-
-
-def _await(begin: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Let the async function of the same name take its positions here, and wait for its coroutine."""
-    branch = _branch(begin.__name__)
-    branch.crossing = True
-    try:
-        coroutine = begin(*args, **kwargs)
-    finally:
-        branch.crossing = False
-    return on_loop(branch.execution, coroutine)
-
-
-def _branch(name: str) -> Branch:
-    branch = branch_here(f"sync.{name}()")
-    if not branch.execution.plain:
-        instead = _INSTEAD.get(name, f"await everstep.{name}(…)")
-        raise UsageError(f"sync.{name}() would block this async workflow. Write `{instead}`")
-    return branch
-
-
-def _new_loop(coroutine: Coroutine[Any, Any, T]) -> T:
-    if _loop_runs_here():
-        coroutine.close()
-        raise UsageError("this would block the event loop. Await the step itself")
-    return asyncio.run(coroutine)
-
-
-def _loop_runs_here() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -15,7 +15,6 @@ from everstep.definitions import Workflow
 from everstep.errors import Failure
 from everstep.store.hints import Channel
 from everstep.store.infos import StepInfo, WorkflowInfo
-from everstep.store.models import Outcome
 from everstep.store.workflows import Filter
 
 A = TypeVar("A")
@@ -47,11 +46,6 @@ class Client(ClientStarts, ClientMessages):
         """A handle of a workflow whose code is not here; its result comes as JSON values."""
         return Handle(self, id, Payload(Any, f"result of workflow {id}"), created=False)
 
-    async def outcome(self, workflow_id: str) -> Outcome:
-        """Wait until a workflow has finished. Raises UnknownWorkflowError if it does not exist."""
-        await self._known(workflow_id)
-        return await self.outcomes.wait(workflow_id)
-
     async def get(self, workflow_id: str) -> WorkflowInfo | None:
         """A workflow with its payloads, or None if there is none with this id."""
         return await self._ask_link.retry(
@@ -72,7 +66,7 @@ class Client(ClientStarts, ClientMessages):
             lambda c: self._workflows.list_steps(c, workflow_id, limit, self.encoding)
         )
         if not found:
-            await self._known(workflow_id)
+            await self.check_known(workflow_id)
         return found
 
     async def cancel(self, workflow_id: str, *, children: bool = True) -> bool:
@@ -94,5 +88,5 @@ class Client(ClientStarts, ClientMessages):
             self._notifier.hint(Channel.DONE)
         if workflow_id in {*done.cancelled, *done.cancelling}:
             return True
-        await self._known(workflow_id)
+        await self.check_known(workflow_id)
         return False

@@ -99,6 +99,7 @@ class ClientBase:
         self._tasks = [asyncio.create_task(loop) for loop in loops]
 
     async def close(self) -> None:
+        """End its connections. Whoever still waits for something of it gets a UsageError."""
         await self._notifier.finish()
         for task in self._tasks:
             task.cancel()
@@ -112,7 +113,7 @@ class ClientBase:
         for part in (self._starter, self.outcomes, self._start_link, self._ask_link):
             part.refuse(error)
 
-    async def _known(self, workflow_id: str) -> None:
+    async def check_known(self, workflow_id: str) -> None:
         """Raises UnknownWorkflowError if there is no such workflow."""
         if not await self._ask_link.retry(lambda c: self._workflows.known_ids(c, [workflow_id])):
             raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")

@@ -6,11 +6,10 @@ import asyncio
 import builtins
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from datetime import timedelta
-from typing import Any, Generic, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from everstep.client import asynchronous
-from everstep.client import handle as handles
+from everstep.client.blocking_handle import Handle
 from everstep.client.blocking_messages import ClientMessages
 from everstep.client.blocking_timetable import Timetable
 from everstep.client.startable import StartOptions, Takes0, Takes1, Takes2, Takes3, Takes4
@@ -22,7 +21,6 @@ from everstep.encoding import Codec
 from everstep.errors import UsageError
 from everstep.portal import on_loop, wait_on
 from everstep.store.infos import StepInfo, WorkflowInfo
-from everstep.store.models import Outcome
 from everstep.store.workflows import Filter
 
 A = TypeVar("A")
@@ -89,6 +87,7 @@ class Client(ClientMessages):
             raise
 
     def close(self) -> None:
+        """End its connections. Whoever still waits for something of it gets a UsageError."""
         if self._loop is None or self._thread is None:
             return
         if self._client is not None:
@@ -123,15 +122,17 @@ class Client(ClientMessages):
         /,
         **options: Unpack[StartOptions],
     ) -> Handle[R]: ...
-    def start(self, workflow: Any, /, *args: Any, **options: Any) -> Handle[Any]:
-        """Start a workflow; it exists, durably, when this returns. Options as in everstep.Client.start.
+    def start(self, workflow: Any, /, *args: Any, **options: Unpack[StartOptions]) -> Handle[Any]:
+        """Start a workflow; it exists, durably, when this returns.
 
-        In a plain workflow it starts a child, as that one does in an async workflow.
+        The same `id` with the same workflow and input gives the same workflow; with another name or input
+        it raises WorkflowConflictError. Raises PayloadError if the arguments cannot be recorded. Options are
+        those of StartOptions. In a workflow it starts a child.
         """
         branch = current_branch.get()
         if branch is None or not branch.execution.plain or not isinstance(workflow, Workflow):
-            return Handle(self, self._wait(self._async.start(workflow, *args, **options)))
-        child = start_child(branch, workflow, args, {}, options)  # type: ignore[arg-type]
+            return Handle(self._wait, self._wait(self._async.start(workflow, *args, **options)))
+        child = start_child(branch, workflow, args, {}, options)
         return self.handle(workflow, on_loop(branch.execution, child))
 
     def start_many(
@@ -142,26 +143,30 @@ class Client(ClientMessages):
         progress: Callable[[int], None] = lambda _: None,
         **options: Unpack[StartOptions],
     ) -> builtins.list[Handle[R]]:
-        """Start a workflow once per tuple of arguments, as everstep.Client.start_many does."""
+        """Start a workflow once per tuple of arguments; `progress` is called with how many are started so far.
+
+        With `id="import-7"` the workflows are called import-7/1, import-7/2, …, so that a repeated call gives
+        the same ones. Raises the first error, after all of its thousand have been tried.
+        """
         started = self._async.start_many(workflow, inputs, progress=progress, **options)
-        return [Handle(self, handle) for handle in self._wait(started)]
+        return [Handle(self._wait, handle) for handle in self._wait(started)]
 
     def start_named(
         self, name: str, input: dict[str, Any], **options: Unpack[StartOptions]
     ) -> Handle[Any]:
-        """Start a workflow whose code is not here, by name."""
-        return Handle(self, self._wait(self._async.start_named(name, input, **options)))
+        """Start a workflow whose code is not here: by name, its input a JSON object of its parameters."""
+        return Handle(self._wait, self._wait(self._async.start_named(name, input, **options)))
 
     def handle(self, workflow: Workflow[Any, R], id: str) -> Handle[R]:
         """A handle of a workflow started earlier, or elsewhere."""
-        return Handle(self, self._async.handle(workflow, id))
+        return Handle(self._wait, self._async.handle(workflow, id))
 
     def handle_named(self, id: str) -> Handle[Any]:
         """A handle of a workflow whose code is not here; its result comes as JSON values."""
-        return Handle(self, self._async.handle_named(id))
+        return Handle(self._wait, self._async.handle_named(id))
 
     def get(self, workflow_id: str) -> WorkflowInfo | None:
-        """A workflow with its payloads, or None."""
+        """A workflow with its payloads, or None if there is none with this id."""
         return self._wait(self._async.get(workflow_id))
 
     def list(self, chosen: Filter | None = None, *, limit: int = 100) -> Sequence[WorkflowInfo]:
@@ -169,15 +174,16 @@ class Client(ClientMessages):
         return self._wait(self._async.list(chosen, limit=limit))
 
     def steps(self, workflow_id: str, *, limit: int = 10_000) -> Sequence[StepInfo]:
-        """A workflow's recorded steps, in order."""
+        """A workflow's recorded steps, in order. Raises UnknownWorkflowError if it does not exist."""
         return self._wait(self._async.steps(workflow_id, limit=limit))
 
-    def outcome(self, workflow_id: str) -> Outcome:
-        """Wait until a workflow has finished. Raises UnknownWorkflowError if it does not exist."""
-        return self._wait(self._async.outcome(workflow_id))
-
     def cancel(self, workflow_id: str, *, children: bool = True) -> bool:
-        """Cancel a workflow and its open descendants. Returns False if it had finished already."""
+        """Cancel a workflow and its open descendants: at once if not running, else within a second or so.
+
+        A running async step gets CancelledError, and nothing of it is recorded; a plain one ends first.
+
+        Returns False if it had finished already. Raises UnknownWorkflowError if it does not exist.
+        """
         return self._wait(self._async.cancel(workflow_id, children=children))
 
     @property
@@ -207,43 +213,3 @@ class Client(ClientMessages):
                 "sync.Client would block this async workflow. Use everstep.Client and await it"
             )
         return wait_on(self._loop, coroutine)
-
-
-class Handle(Generic[R]):
-    """A workflow that was started, here or elsewhere. `created`: this call started it."""
-
-    def __init__(self, client: Client, inner: handles.Handle[R]) -> None:
-        self.id = inner.id
-        self.created = inner.created
-        self.payload = inner.payload
-        self._client = client
-        self._inner = inner
-
-    def result(self, timeout: timedelta | float | None = None) -> R:
-        """The workflow's result, waiting for it at most `timeout` (seconds or timedelta).
-
-        Raises WorkflowError, WorkflowCancelledError or WorkflowDeadError as it ended, and TimeoutError. In a plain
-        workflow it waits parked, and what came is recorded.
-        """
-        branch = current_branch.get()
-        if branch is None or not branch.execution.plain:
-            return self._client._wait(self._inner.result(timeout))  # noqa: SLF001
-        if timeout is not None:
-            raise UsageError("result(timeout=…) does not work inside a workflow: leave it away")
-        found: R = on_loop(branch.execution, self._inner.result_in(branch))
-        return found
-
-    def info(self) -> WorkflowInfo:
-        """Where the workflow stands. Raises UnknownWorkflowError if it does not exist."""
-        return self._client._wait(self._inner.info())  # noqa: SLF001
-
-    def steps(self) -> builtins.list[StepInfo]:
-        """Its recorded steps, in order."""
-        return list(self._client._wait(self._inner.steps()))  # noqa: SLF001
-
-    def cancel(self) -> bool:
-        """Ask it to stop. Returns False if it had finished already."""
-        return self._client._wait(self._inner.cancel())  # noqa: SLF001
-
-    def __repr__(self) -> str:
-        return f"<handle of workflow {self.id}>"

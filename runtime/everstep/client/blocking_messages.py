@@ -27,19 +27,28 @@ class ClientMessages(ABC):
     def send(
         self, workflow_id: str, message: Any, topic: str = "", *, key: str | None = None
     ) -> bool:
-        """Send a message to a workflow. Returns False if it has finished. With `key`, a repeat changes nothing."""
+        """Send a message to a workflow. With `key`, a repeated send changes nothing.
+
+        Returns False if it has finished, and so will never receive it. Raises UnknownWorkflowError.
+        """
         return self._wait(self._async.send(workflow_id, message, topic, key=key))
 
     def get_event(self, workflow_id: str, key: str, timeout: timedelta | float = 60.0) -> Any:
-        """The value a workflow publishes under a name, waiting for it at most `timeout`. Raises TimeoutError."""
+        """The value a workflow publishes under a name, waiting for it at most `timeout`.
+
+        Raises TimeoutError, also once the workflow has finished without it, and UnknownWorkflowError.
+        """
         return self._wait(self._async.get_event(workflow_id, key, timeout))
 
     def events(self, workflow_id: str) -> Sequence[EventInfo]:
-        """All that a workflow has published so far, by name."""
+        """All that a workflow has published so far, by name. Raises UnknownWorkflowError."""
         return self._wait(self._async.events(workflow_id))
 
     def read_stream(self, workflow_id: str, key: str, *, follow: bool = True) -> Iterator[Any]:
-        """The values of a workflow's stream, from its beginning, live until it ends."""
+        """The values of a workflow's stream, from its beginning, live until it ends.
+
+        Without `follow`, those that are there now. Raises UnknownWorkflowError.
+        """
         values = self._async.read_stream(workflow_id, key, follow=follow)
         with suppress(StopAsyncIteration):
             while True:

@@ -31,23 +31,27 @@ class Timetable:
         self._on_loop(self._inner.pause(name))
 
     def resume(self, name: str) -> None:
-        """Start workflows again, from the next tick on."""
+        """Start workflows again, from the next tick on: those of the pause are not caught up."""
         self._on_loop(self._inner.resume(name))
 
     def set(self, name: str, **changes: Unpack[Changes]) -> None:
-        """Change what is given, until the code declares something else."""
+        """Change what is given, until the code declares something else. Every worker follows within a second."""
         self._on_loop(self._inner.set(name, **changes))
 
     def reset(self, name: str) -> None:
-        """Take back every change."""
+        """Take back every change: put in force what the code declares. A pause stays."""
         self._on_loop(self._inner.reset(name))
 
     def trigger(self, name: str) -> str:
-        """Start its workflow now. Returns the workflow's id."""
+        """Start its workflow now, paused or not, beside its ticks. Returns the workflow's id."""
         return self._on_loop(self._inner.trigger(name))
 
     def backfill(self, name: str, start: datetime, end: datetime) -> Backfill:
-        """Start the workflows of past ticks that have none."""
+        """Start the workflows of ticks from `start` to before `end`, and not in the future, that have none.
+
+        They are started all at once, whatever the policy on overlap: their queue decides how many run. Without
+        a time zone, `start` and `end` are in the schedule's.
+        """
         return self._on_loop(self._inner.backfill(name, start, end))
 
     def _on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -49,7 +49,8 @@ class Handle(Generic[R]):
     async def result(self, timeout: timedelta | float | None = None) -> R:  # noqa: ASYNC109
         """The workflow's result, waiting for it at most `timeout` (seconds or timedelta).
 
-        Raises WorkflowError, WorkflowCancelledError or WorkflowDeadError as it ended, and TimeoutError.
+        Raises WorkflowError, WorkflowCancelledError or WorkflowDeadError as it ended, TimeoutError, and
+        UnknownWorkflowError. In a workflow it waits parked, what came is recorded, and there is no `timeout`.
         """
         branch = current_branch.get()
         if branch is not None:
@@ -80,8 +81,8 @@ class Handle(Generic[R]):
         # What this call started is known to exist, and has not finished in the very next moment.
         client = self._client
         if not self.created:
-            return await client.outcome(self.id)
-        just_now = time.monotonic() - self._made < _MOMENT_SECONDS
+            await client.check_known(self.id)
+        just_now = self.created and time.monotonic() - self._made < _MOMENT_SECONDS
         return await client.outcomes.wait(self.id, look_now=not just_now)
 
     async def info(self) -> WorkflowInfo:

@@ -36,7 +36,7 @@ class ClientMessages(ClientBase):
             await self._ask_link.retry(lambda c: self._messages.wake(c, [workflow_id]))
             self._notifier.hint(Channel.READY)
             return True
-        await self._known(workflow_id)
+        await self.check_known(workflow_id)
         return False
 
     async def read_stream(

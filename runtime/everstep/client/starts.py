@@ -77,7 +77,7 @@ class ClientStarts(ClientBase):
 
         The same `id` with the same workflow and input gives the same workflow; with another name or input
         it raises WorkflowConflictError. Raises PayloadError if the arguments cannot be recorded. Options are
-        those of StartOptions.
+        those of StartOptions. In a workflow it starts a child.
         """
         if not isinstance(workflow, Workflow):
             raise UsageError(

@@ -31,21 +31,35 @@ class SyncClock:
         self._clock = clock
 
     def now(self) -> datetime:
+        """The database's time."""
         return self._wait(self._clock.now())
 
     def advance(self, duration: timedelta | None = None, /, **parts: float) -> datetime:
+        """Let so much time pass: a timedelta, or its parts, `advance(days=30)`. Returns the time it is then.
+
+        First everything that can go on does, until it waits. Then whatever is due on the way happens in its order,
+        each at its own time: sleeps and timeouts end, deadlines pass, schedules tick. Raises StuckError if
+        something does not come to wait within twenty seconds: a step that waits for this very test, for instance.
+        """
         return self._wait(self._clock.advance(duration, **parts))
 
     def advance_to(self, instant: datetime) -> datetime:
+        """The same, up to an instant."""
         return self._wait(self._clock.advance_to(instant))
 
     def jump(self, duration: timedelta | None = None, /, **parts: float) -> datetime:
+        """Put the clock forward at once, whatever goes on, and wait for nothing: for a step that is running."""
         return self._wait(self._clock.jump(duration, **parts))
 
     def run_until(self, handle: Started) -> None:
+        """Put the clock forward from timer to timer until a workflow has finished, however it ends.
+
+        Raises StuckError if it waits for something that no clock brings, such as a message.
+        """
         self._wait(self._clock.run_until(handle))
 
     def quiet(self) -> None:
+        """Wait until everything waits: nothing is running, queued or due. Raises StuckError after twenty seconds of the same."""
         self._wait(self._clock.quiet())
 
 
@@ -83,10 +97,12 @@ class SyncStage:
     def run(
         self, workflow: Workflow[..., R], /, *args: Any, **options: Unpack[StartOptions]
     ) -> Ran[R]:
+        """Start a workflow and see it to its end, the clock going from timer to timer. Options as in client.start."""
         return self.wait(self._stage.run(workflow, *args, **options))
 
     def finish(self, handle: sync.Handle[R]) -> Ran[R]:
         # The same workflow, asked about by the stage's own client, on the stage's event loop.
+        """See a workflow that was started to its end, the clock going from timer to timer."""
         mine: AsyncHandle[R] = AsyncHandle(
             self._stage.client, handle.id, handle.payload, created=False
         )
@@ -95,6 +111,12 @@ class SyncStage:
     def crash_at(
         self, step: str, *, when: When = "after", times: int = 1
     ) -> AbstractContextManager[CrashPoint]:
+        """Let the worker die at a step, as a killed process does, and another take over at once.
+
+        `when`: "before" the step's function is called; "after" it has returned, when nothing is recorded yet (of a
+        transaction: before its commit); or when its outcome is "recorded". Nothing is given back or written any
+        more: what it held is rescued. Fails if the step is not reached within the `with` block `times` times.
+        """
         return self._stage.crash_at(step, when=when, times=times)
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
