@@ -53,8 +53,11 @@ def compare(mine: Side, other: Side | None, chosen: list[Row], turns: int) -> li
         task = progress.add_task("", total=len(chosen))
         for row in chosen:
             progress.update(task, description=row.name)
-            results.append(_in_turns(mine, other, row, row.turns or turns))
+            began = time.perf_counter()
+            results.append(_in_turns(mine, other, row, min(row.turns or turns, turns)))
             progress.advance(task)
+            if not progress.console.is_terminal:
+                print(f"{row.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return results
 
 
