@@ -8,12 +8,12 @@ not depend on how the event loop interleaves tasks. Tasks made inside a step are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import Context, ContextVar, copy_context
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 
@@ -21,72 +21,8 @@ from everstep.acknowledgement import Acknowledgement
 from everstep.codec import Arguments
 from everstep.encoding import PLAIN, Encoding
 from everstep.errors import ControlSignal, Fenced, NonDeterminismError, Parked, UsageError
-from everstep.store.models import Checkpoint, CheckpointKind, Ending, Seen, Start
-
-
-class Recorder(Protocol):
-    """Takes checkpoints and parks into the next group commit, which acknowledges them.
-
-    `held`: whether the worker's lease still holds, by its own clock. `leaving`: the worker drains, and no new
-    effect begins; `left` is set when it has gone.
-    """
-
-    @property
-    def leaving(self) -> bool: ...
-    @property
-    def left(self) -> asyncio.Event: ...
-    def checkpoint(
-        self, execution: Execution, row: Checkpoint, child: Start | None = None
-    ) -> Acknowledgement: ...
-    def park(
-        self, execution: Execution, wake_at: datetime | None, key: str, signals: int | None
-    ) -> Acknowledgement: ...
-    def finish(
-        self, execution: Execution, ending: Ending, output: bytes | None, error: bytes | None
-    ) -> Acknowledged: ...
-    def held(self) -> bool: ...
-    @property
-    def clock(self) -> Clock: ...
-    @property
-    def eyes(self) -> Eyes: ...
-    @property
-    def transactor(self) -> Transactor: ...
-
-
-class Acknowledged(Protocol):
-    """What has been handed to a recorder, and when it is durable."""
-
-    async def wait(self) -> datetime: ...
-
-
-class Probe(Recorder, Protocol):
-    """What a test puts between one workflow and its worker, in the recorder's place (everstep.testing)."""
-
-    def around(self, call: AttemptCall) -> AttemptCall: ...
-    def around_plain(self, call: AttemptCall) -> AttemptCall: ...
-    def pause(self, seconds: float) -> float: ...
-
-
-class Eyes(Protocol):
-    """Looks at what others did, in the database."""
-
-    async def exists(self, execution: Execution, target: str) -> Seen: ...
-    async def message(self, execution: Execution, topic: str) -> Seen: ...
-    async def outcome(self, execution: Execution, target: str) -> Seen: ...
-    async def event(self, execution: Execution, target: str, key: str) -> Seen: ...
-
-
-class Transactor(Protocol):
-    """Runs transactional steps."""
-
-    async def run(self, place: Any, call: Callable[[Any], Any]) -> Any: ...
-    def run_plain(self, place: Any, call: Callable[[Any], Any]) -> Any: ...
-
-
-class Clock(Protocol):
-    """The database's time."""
-
-    def until(self, when: datetime) -> float: ...
+from everstep.recorder import Probe, Recorder
+from everstep.store.models import Checkpoint, CheckpointKind, Start
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,35 +256,6 @@ def step_context() -> StepContext:
     if step is None:
         raise UsageError("step_context() works inside a step")
     return step
-
-
-def numbering_task_factory(
-    loop: asyncio.AbstractEventLoop,
-    coro: Coroutine[Any, Any, Any],
-    *,
-    context: Context | None = None,
-    **options: Any,
-) -> asyncio.Task[Any]:
-    """The worker loop's task factory: a task made by a workflow becomes a branch."""
-    branch = current_branch.get()
-    if branch is None:
-        return asyncio.Task(coro, loop=loop, context=context, **options)
-    inner = context if context is not None else copy_context()
-    inner.run(current_branch.set, branch.child())
-    task = asyncio.Task(coro, loop=loop, context=inner, **options)
-    tasks = branch.execution.tasks
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
-    return task
-
-
-def outside_workflow(function: Callable[[], Any]) -> Any:
-    """Call the engine's own code so that tasks it makes are nobody's branch."""
-    token = current_branch.set(None)
-    try:
-        return function()
-    finally:
-        current_branch.reset(token)
 
 
 def log_of(rows: Iterable[Checkpoint]) -> dict[tuple[str, int], Checkpoint]:

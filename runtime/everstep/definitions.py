@@ -12,8 +12,9 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 from everstep.codec import Arguments, Payload, result_payload
 from everstep.context import Branch, current_branch
 from everstep.durable.children import call_child
-from everstep.durable.flows import perform, perform_in_thread, step_flow
+from everstep.durable.flows import step_flow
 from everstep.durable.marked import once_flow
+from everstep.durable.performing import perform, perform_in_thread
 from everstep.errors import UsageError
 from everstep.portal import on_loop
 from everstep.retry import NO_RETRY, Retry

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from everstep.context import Execution, outside_workflow
+from everstep.branches import outside_workflow
+from everstep.context import Execution
 from everstep.store.models import Checkpoint
 
 T = TypeVar("T")

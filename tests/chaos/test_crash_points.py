@@ -28,6 +28,8 @@ async def test_a_worker_killed_at_any_point_is_replaced_and_nothing_shows(
     database, sql, postgres, tmp_path
 ):
     points, undisturbed = await points_of_one_run(postgres, tmp_path)
+    for kind in ("start", "claim", "commit", "record", "step", "begin", "end of transaction"):
+        assert any(kind in point for point in points), f"no worker would die around a {kind}"
     sql(BOOKINGS)
     jobs = list(enumerate(points * REPEATS))
     ended = await run_workers(database, tmp_path / "ledger", tmp_path / "seen", jobs)

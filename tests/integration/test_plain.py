@@ -13,7 +13,7 @@ from support.waiting import eventually
 import everstep
 from everstep import Retry, StepError, WorkflowError, sync
 from everstep.context import Execution
-from everstep.durable import flows
+from everstep.durable import performing
 from everstep.portal import record_there
 from everstep.store.models import Checkpoint
 
@@ -360,7 +360,7 @@ async def test_a_worker_that_leaves_lets_the_steps_of_branches_end_and_another_g
         )  # what lies between the end of a step in its thread and its record on the loop
         await record_there(execution, row)
 
-    monkeypatch.setattr(flows, "record_there", late)
+    monkeypatch.setattr(performing, "record_there", late)
     begun, go_on = threading.Event(), threading.Event()
     ran: list[str] = []
 

@@ -23,7 +23,7 @@ import psycopg
 
 from everstep import Settings, Worker
 from everstep.context import Execution
-from everstep.durable import flows
+from everstep.durable import performing
 from everstep.store.models import CheckpointKind
 from everstep.store.statements import statements
 from support.crash_app import app_of
@@ -31,6 +31,9 @@ from support.ledger import Ledger
 
 # What every worker asks again and again, whatever it runs.
 BACKGROUND = {"lanes", "leases", "take_ticket", "any_due", "overdue", "due_schedules", "owned"}
+_COMMIT = statements("everstep")["commit"].partition(b"\n")[0]
+"""The statement is sent without the parts that its rows do not need; its first line is always there."""
+
 MOST_OF_A_KIND = 5
 """Of statements that are repeated while a workflow waits, so many are points."""
 
@@ -59,10 +62,11 @@ class Points:
     def install(self) -> None:
         """Statements on any connection but the heartbeat's, both ends of a transaction, attempts, and records."""
         names = {sql: name for name, sql in statements("everstep").items()}
-        _around_async(psycopg.AsyncConnection, "execute", self, lambda _, sql: _label(names, sql))
+        # Whichever way the engine sends it, a statement passes here.
+        _around_async(psycopg.AsyncCursor, "execute", self, lambda _, sql: _label(names, sql))
         _around_async(psycopg.AsyncTransaction, "__aenter__", self, lambda _: "begin")
         _around_async(psycopg.AsyncTransaction, "__aexit__", self, lambda *_: "end of transaction")
-        _around_async(flows, "_attempt", self, lambda _, step: f"step {step.name}")
+        _around_async(performing, "_attempt", self, lambda _, step: f"step {step.name}")
         record = Execution.record
 
         def recording(execution: Execution, row: Any, *rest: Any) -> Any:
@@ -74,6 +78,8 @@ class Points:
 
 def _label(names: dict[bytes, str], sql: Any) -> str | None:
     text = sql if isinstance(sql, bytes) else str(sql).encode()
+    if text.startswith(_COMMIT):
+        return "commit"
     name = names.get(text) or text.decode().partition(" (")[0].lower()
     return None if name in BACKGROUND or name.startswith(("set", "select")) else name
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from everstep.context import Branch, current_branch, numbering_task_factory
+from everstep.branches import numbering_task_factory
+from everstep.context import Branch, current_branch
 
 Map = dict[str, list[tuple[str, int]]]
 

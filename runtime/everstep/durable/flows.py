@@ -1,7 +1,6 @@
 """Replay or record: the rule every step follows, once, for coroutines and for plain functions.
 
-`step_flow` is a generator that decides and never waits; it yields what it needs done. `perform` does it on
-the event loop, `perform_in_thread` from a plain workflow's thread: waiting is the only difference.
+`step_flow` is a generator that decides and never waits; it yields what it needs done (performing.py does it).
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 from msgspec import Struct
 
 from everstep.codec import JSON, Payload
-from everstep.context import Execution, StepContext, current_branch, current_step
-from everstep.durable.stopping import STOPPED, be_stopped, stops_itself, was_stopped
+from everstep.context import Execution, StepContext
+from everstep.durable.stopping import STOPPED, stops_itself, was_stopped
 from everstep.errors import (
     INTERRUPTED,
     Failure,
@@ -25,7 +24,6 @@ from everstep.errors import (
     StepError,
     StepInterruptedError,
 )
-from everstep.portal import Running, on_loop, record_there
 from everstep.retry import Retry
 from everstep.store.models import Checkpoint, CheckpointKind
 
@@ -54,7 +52,6 @@ class Record(Struct, frozen=True):
 
 Effect = Settle | Attempt | Pause | Record
 Flow = Generator[Effect, Any, Any]
-Call = Callable[[StepContext], Any]
 SETTLE = Settle()
 UNTIL_STOPPED = Pause(math.inf)
 """Wait to be cancelled, as the first run was."""
@@ -144,119 +141,6 @@ def outcome_of(row: Checkpoint, payload: Payload[Any]) -> Any:
         raise kind(row.name, row.attempts, failure)
     assert row.output is not None
     return payload.decode(row.output)
-
-
-async def perform(flow: Flow, execution: Execution, call: Call) -> Any:
-    """Carry out a flow on the event loop; `call` makes the coroutine of an attempt."""
-    if execution.probe is not None:
-        call = execution.probe.around(call)
-    try:
-        effect = next(flow)
-        while True:
-            result: Any = None
-            try:
-                match effect:
-                    case Settle():
-                        await execution.settle()
-                    case Attempt(step):
-                        result = await _attempt(execution, step, call)
-                    case Pause(seconds):
-                        await _pause(execution, seconds)
-                    case Record(row):
-                        execution.record(row)
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
-                effect = flow.throw(error)
-            else:
-                effect = flow.send(result)
-    except StopIteration as stop:
-        return stop.value
-
-
-async def _attempt(execution: Execution, step: StepContext, call: Call) -> Any:
-    branch_token = current_branch.set(None)
-    step_token = current_step.set(step)
-    execution.steps_running += 1
-    try:
-        return await call(step)
-    except Exception:
-        if execution.signal is not None:
-            # What a step that was stopped raises on its way out is not its outcome.
-            raise execution.signal from None
-        raise
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if stops_itself(execution) and task is not None and not task.cancelling():
-            raise RuntimeError("the step raised CancelledError; nobody had cancelled it") from error
-        raise
-    finally:
-        execution.steps_running -= 1
-        current_step.reset(step_token)
-        current_branch.reset(branch_token)
-
-
-async def _pause(execution: Execution, seconds: float) -> None:
-    if seconds == math.inf:
-        await be_stopped(execution)
-    # Engaged: a workflow that parked now would try again only when it wakes, and from the first attempt on.
-    with execution.engagement():
-        await asyncio.sleep(_length(execution, seconds))
-        await execution.settle()
-
-
-def _length(execution: Execution, seconds: float) -> float:
-    return seconds if execution.probe is None else execution.probe.pause(seconds)
-
-
-def perform_in_thread(flow: Flow, execution: Execution, call: Call) -> Any:
-    """Carry out a flow from a plain workflow's thread; `call` makes an attempt."""
-    if execution.probe is not None:
-        call = execution.probe.around_plain(call)
-    running = Running(execution)
-    try:
-        effect = next(flow)
-        while True:
-            try:
-                result = _in_thread(effect, execution, call, running)
-            except Exception as error:  # noqa: BLE001
-                effect = flow.throw(error)
-            else:
-                effect = flow.send(result)
-    except StopIteration as stop:
-        return stop.value
-    finally:
-        running.end()
-
-
-def _in_thread(effect: Effect, execution: Execution, call: Call, running: Running) -> Any:
-    match effect:
-        case Settle():
-            _settle_in_thread(execution)
-        case Attempt(step):
-            running.begin()
-            return _attempt_in_thread(step, call)
-        case Pause(seconds):
-            running.end()
-            on_loop(execution, _pause(execution, seconds))
-        case Record(row):
-            on_loop(execution, record_there(execution, row))
-    return None
-
-
-def _settle_in_thread(execution: Execution) -> None:
-    pending = execution.pending
-    if (pending is not None and pending.at is None) or execution.recorder.leaving:
-        on_loop(execution, execution.settle())
-    execution.check()
-
-
-def _attempt_in_thread(step: StepContext, call: Call) -> Any:
-    branch_token = current_branch.set(None)
-    step_token = current_step.set(step)
-    try:
-        return call(step)
-    finally:
-        current_step.reset(step_token)
-        current_branch.reset(branch_token)
 
 
 def row_at(

@@ -17,7 +17,8 @@ from typing import Self, TypeVar
 
 import msgspec
 
-from everstep.context import Branch, Wait, awaiting_branch, branch_here, outside_workflow
+from everstep.branches import outside_workflow
+from everstep.context import Branch, Wait, awaiting_branch, branch_here
 from everstep.durable.talking import Position, deadline_of, plain_row
 from everstep.durations import seconds_of
 from everstep.errors import UsageError

@@ -10,8 +10,9 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, get_origin
 from everstep.codec import Payload, hints_of, result_payload
 from everstep.context import Branch, StepContext, current_branch
 from everstep.database import Database
-from everstep.durable.flows import Flow, perform, perform_in_thread, step_flow
+from everstep.durable.flows import Flow, step_flow
 from everstep.durable.marked import elsewhere_flow
+from everstep.durable.performing import perform, perform_in_thread
 from everstep.errors import UsageError
 from everstep.retry import NO_RETRY, Retry
 from everstep.store.models import CheckpointKind

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from everstep.acknowledgement import Acknowledgement
-from everstep.context import Execution, Eyes, Transactor
+from everstep.context import Execution
 from everstep.engine.culprit import NEVER, commit_around
 from everstep.engine.group import (
     Group,
@@ -26,6 +26,7 @@ from everstep.engine.group import (
     owned,
 )
 from everstep.errors import Cancelled, Fenced, Parked, PayloadError
+from everstep.recorder import Eyes, Transactor
 from everstep.store.connection import Link, RowRejected
 from everstep.store.models import Checkpoint, CommitBatch, Committed, Ending, Start
 from everstep.store.runs import Runs

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 from everstep.app import App
-from everstep.context import Execution, Probe
+from everstep.context import Execution
 from everstep.encoding import Encoding
 from everstep.engine.claimer import Claimer
 from everstep.engine.committer import Committer, DatabaseClock
@@ -23,6 +23,7 @@ from everstep.engine.sweeper import Timers
 from everstep.engine.transactors import transactors
 from everstep.metrics.local import LocalMetrics
 from everstep.metrics.sampler import Sampler
+from everstep.recorder import Probe
 from everstep.settings import Settings
 from everstep.store.connection import Link
 from everstep.store.messages import Messages

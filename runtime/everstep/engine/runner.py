@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from everstep.app import App
-from everstep.context import Branch, Execution, Probe, current_branch, log_of
+from everstep.context import Branch, Execution, current_branch, log_of
 from everstep.definitions import Workflow
 from everstep.durable.endless import continuation_in, generation_of, main_branch, next_generation
 from everstep.encoding import Encoding
@@ -27,6 +27,7 @@ from everstep.errors import (
     Parked,
     PayloadError,
 )
+from everstep.recorder import Probe
 from everstep.store.models import Checkpoint, Claimed, Ending
 
 log = logging.getLogger("everstep")

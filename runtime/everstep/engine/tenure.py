@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from everstep.app import App
-from everstep.context import Execution, Probe
+from everstep.context import Execution
 from everstep.engine.cancellations import Cancellations
 from everstep.engine.heartbeat import Listener, boottime
 from everstep.engine.loops import run
@@ -25,6 +25,7 @@ from everstep.engine.runner import Ended
 from everstep.engine.sweeper import Strays, Sweeper
 from everstep.errors import Cancelled, DatabaseUnreachableError
 from everstep.metrics.local import LocalMetrics
+from everstep.recorder import Probe
 from everstep.settings import UNVERSIONED, Settings
 from everstep.store.connection import Connection, Passing
 from everstep.store.workers import WorkerState

@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Self
 
 from everstep.app import App
+from everstep.branches import numbering_task_factory
 from everstep.client.asynchronous import Client
 from everstep.client.starter import Here
 from everstep.codec import JSON
-from everstep.context import numbering_task_factory
 from everstep.durable.adoption import adopt_time_limits
 from everstep.engine.loops import pause_after
 from everstep.engine.tenure import Phase, ProbeMaker, Tenure

@@ -17,19 +17,12 @@ from uuid import UUID
 from weakref import WeakSet
 
 from everstep.acknowledgement import Acknowledgement
-from everstep.context import (
-    Acknowledged,
-    AttemptCall,
-    Clock,
-    Execution,
-    Eyes,
-    StepContext,
-    Transactor,
-    outside_workflow,
-)
+from everstep.branches import outside_workflow
+from everstep.context import AttemptCall, Execution, StepContext
 from everstep.engine.culprit import NEVER
 from everstep.engine.tenure import Tenure
 from everstep.errors import Fenced, Parked
+from everstep.recorder import Acknowledged, Clock, Eyes, Transactor
 from everstep.store.models import Checkpoint, CheckpointKind, Ending, Start
 
 log = logging.getLogger("everstep")

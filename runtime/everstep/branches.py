@@ -1,0 +1,39 @@
+"""Tasks that a workflow makes become its branches, and tasks that the engine makes do not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any
+
+from everstep.context import current_branch
+
+
+def numbering_task_factory(
+    loop: asyncio.AbstractEventLoop,
+    coro: Coroutine[Any, Any, Any],
+    *,
+    context: Context | None = None,
+    **options: Any,
+) -> asyncio.Task[Any]:
+    """The worker loop's task factory: a task made by a workflow becomes a branch."""
+    branch = current_branch.get()
+    if branch is None:
+        return asyncio.Task(coro, loop=loop, context=context, **options)
+    inner = context if context is not None else copy_context()
+    inner.run(current_branch.set, branch.child())
+    task = asyncio.Task(coro, loop=loop, context=inner, **options)
+    tasks = branch.execution.tasks
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
+
+
+def outside_workflow(function: Callable[[], Any]) -> Any:
+    """Call the engine's own code so that tasks it makes are nobody's branch."""
+    token = current_branch.set(None)
+    try:
+        return function()
+    finally:
+        current_branch.reset(token)
