@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import everstep
-from everstep import App, Client, Rate, Retry, WorkflowError, sync
+from everstep import App, Client, Rate, Retry, UsageError, WorkflowError, sync
 from everstep.errors import WorkflowTimeoutError
 from everstep.store.connection import connect
 from everstep.store.testing import FakeClock
@@ -431,3 +431,62 @@ async def test_a_rate_is_a_timer_too(app: App, open_stage: OpenStage) -> None:
     await stage.clock.advance(minutes=150)
     began = sorted([(await handle.info()).finished_at for handle in handles])
     assert [round((at - began[0]) / timedelta(hours=1)) for at in began] == [0, 1, 2]
+
+
+async def test_a_schedule_that_ticks_for_ever_hides_no_workflow_that_is_stuck(
+    everstep_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everstep.testing.clock.PATIENCE_SECONDS", 0.5)
+    app = scheduled()
+
+    @app.workflow
+    async def ask() -> str:
+        return str(await everstep.recv("answer"))
+
+    @app.workflow
+    async def nap() -> None:
+        await everstep.sleep(timedelta(days=20))
+
+    async with Stage.open(app, everstep_database) as stage:
+        assert (await stage.run(nap)).took > 20 * DAY
+        with pytest.raises(StuckError, match="waits for message:answer, and only others"):
+            await stage.run(ask)
+
+
+async def test_schedules_may_be_kept_still(everstep_database: str) -> None:
+    async with Stage.open(scheduled(), everstep_database, schedules=False) as stage:
+        await stage.clock.advance(days=10)
+        assert not await stage.client.list()
+
+
+async def test_a_crash_point_is_a_step_or_its_name_and_a_moment_that_there_is(
+    app: App, open_stage: OpenStage
+) -> None:
+    @app.step
+    async def charge() -> None:
+        pass
+
+    @app.workflow
+    async def flow() -> None:
+        await charge()
+
+    stage = await open_stage()
+    with stage.crash_at(charge, when="before") as point:
+        await stage.run(flow)
+    assert point.reached == 1
+    for wrong in ({"when": "later"}, {"times": 0}):
+        with pytest.raises(UsageError, match="'before', 'after' or 'recorded'"):
+            stage.crash_at(charge, **wrong).__enter__()  # type: ignore[arg-type]
+
+
+async def test_the_clock_is_moved_by_times_only(app: App, open_stage: OpenStage) -> None:
+    stage = await open_stage()
+    for wrong in (
+        lambda: stage.clock.advance(30),  # type: ignore[arg-type]
+        lambda: stage.clock.advance(day=1),
+        stage.clock.advance,
+        lambda: stage.clock.advance(DAY, days=1),
+        lambda: stage.clock.jump(days=-1),
+    ):
+        with pytest.raises(UsageError, match="the clock"):
+            await wrong()

@@ -59,6 +59,15 @@ class Busy:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a workflow is: its epoch, what it waits for while parked, and whether that ends by the clock."""
+
+    epoch: int
+    wait_key: str | None
+    timed: bool
+
+
 class FakeClock:
     """The statements of testing.sql."""
 
@@ -92,10 +101,11 @@ class FakeClock:
         row = await cursor.fetchone()
         return None if row is None else row.at
 
-    async def waiting_for(self, connection: Connection, workflow_id: str) -> str | None:
-        cursor = await connection.execute(self._sql["waiting_for"], {"id": workflow_id})
+    async def standing(self, connection: Connection, workflow_id: str) -> Standing | None:
+        """Where an open workflow stands."""
+        cursor = await connection.execute(self._sql["standing"], {"id": workflow_id})
         row = await cursor.fetchone()
-        return None if row is None else row.wait_key
+        return None if row is None else Standing(*row)
 
     async def bury(self, connection: Connection, worker: UUID) -> None:
         """Declare a worker dead, and let the next sweep be due."""

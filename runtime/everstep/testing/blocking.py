@@ -17,7 +17,7 @@ from everstep.definitions import Workflow
 from everstep.portal import wait_on
 from everstep.testing.clock import Clock, Started
 from everstep.testing.probe import CrashPoint, When
-from everstep.testing.stage import Ran, Replay, Stage
+from everstep.testing.stage import Named, Ran, Replay, Stage
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -109,7 +109,7 @@ class SyncStage:
         return self.wait(self._stage.finish(mine))
 
     def crash_at(
-        self, step: str, *, when: When = "after", times: int = 1
+        self, step: str | Named, *, when: When = "after", times: int = 1
     ) -> AbstractContextManager[CrashPoint]:
         """Let the worker die at a step, as a killed process does, and another take over at once.
 

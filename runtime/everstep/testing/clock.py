@@ -16,12 +16,14 @@ from everstep.engine.worker import Worker
 from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.store.connection import Connection, Link
 from everstep.store.messages import Messages
-from everstep.store.testing import Busy, FakeClock
+from everstep.store.testing import Busy, FakeClock, Standing
 
 PATIENCE_SECONDS = 20.0
 """How long the same may go on, by the real clock, before it is taken for something that does not end."""
 
 NAP_SECONDS = (0.001, 0.02)
+
+_ONLY_OTHERS = "only others, such as schedules, have a timer"
 
 
 class StuckError(AssertionError):
@@ -79,17 +81,20 @@ class Clock:
     async def run_until(self, handle: Started) -> None:
         """Put the clock forward from timer to timer until a workflow has finished, however it ends.
 
-        Raises StuckError if it waits for something that no clock brings, such as a message.
+        Raises StuckError if it waits for something that no clock brings, such as a message: at once where nothing
+        else has a timer, else after twenty seconds without a change.
         """
-        patience = _Patience()
+        patience, vain = _Patience(), _Vain()
         while not await self._finished(handle.id):
             if busy := await self._busy():
                 await patience.nap(busy)
                 continue
             timer = await self._next_timer()
             if timer is None and not await self._finished(handle.id):
-                raise StuckError(await self._why_stuck(handle.id))
+                raise StuckError(await self._why_stuck(handle.id, "there is no timer"))
             if timer is not None:
+                if vain.of(await self._standing(handle.id)):
+                    raise StuckError(await self._why_stuck(handle.id, _ONLY_OTHERS))
                 await self._jump_to(timer)
             patience = _Patience()
 
@@ -141,11 +146,15 @@ class Clock:
             raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
         return info.finished_at is not None
 
-    async def _why_stuck(self, workflow_id: str) -> str:
-        key = await self._link.retry(lambda c: self._sql.waiting_for(c, workflow_id))
+    async def _standing(self, workflow_id: str) -> Standing | None:
+        return await self._link.retry(lambda c: self._sql.standing(c, workflow_id))
+
+    async def _why_stuck(self, workflow_id: str, timers: str) -> str:
+        standing = await self._standing(workflow_id)
+        key = standing and standing.wait_key
         waits = f"waits for {key}" if key else "is not run by this worker"
         return (
-            f"workflow {workflow_id} {waits}, and there is no timer that the clock could go on to. "
+            f"workflow {workflow_id} {waits}, and {timers} that the clock could go on to. "
             f"Send what it waits for first, or look at its queue and its name."
         )
 
@@ -171,10 +180,29 @@ class _Patience:
         self._nap = min(self._nap * 2, self._longest)
 
 
+class _Vain:
+    """Whether time goes on in vain: a workflow without a timer of its own stands where it stood long ago."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._seen: Standing | None = None
+
+    def of(self, standing: Standing | None) -> bool:
+        if standing is None or standing.timed or standing != self._seen:
+            self._seen, self._since = standing, time.monotonic()
+        return time.monotonic() - self._since > PATIENCE_SECONDS
+
+
+_PARTS = ("weeks", "days", "hours", "minutes", "seconds", "milliseconds", "microseconds")
+
+
 def duration_of(duration: timedelta | None, parts: dict[str, Any]) -> timedelta:
     """A timedelta, given or made from its parts. Raises UsageError unless it is one, and positive."""
-    if (duration is None) == (not parts):
-        raise UsageError("the clock is moved by a timedelta or its parts: advance(days=30)")
+    given = isinstance(duration, timedelta) if duration is not None else bool(parts)
+    if not given or (duration is not None and parts) or parts.keys() - set(_PARTS):
+        raise UsageError(
+            f"the clock is moved by a timedelta, or by its parts: advance(days=30). Parts are {', '.join(_PARTS)}."
+        )
     span = timedelta(**parts) if duration is None else duration
     if span < timedelta(0):
         raise UsageError(f"the clock goes forward only, not by {span}")

@@ -35,8 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "everstep(replay=…, **settings): how this test's worker runs: replay='always', or any field of "
-        "everstep.Settings, such as concurrency=1",
+        "everstep(replay=…, schedules=…, **settings): how this test's worker runs: replay='always', schedules=False, "
+        "or any field of everstep.Settings, such as concurrency=1",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Literal, TypeVar, Unpack, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, Unpack, cast, get_args
 from uuid import UUID
 
 from everstep.app import App
@@ -16,6 +16,7 @@ from everstep.client.handle import Handle
 from everstep.client.startable import StartOptions
 from everstep.definitions import Workflow
 from everstep.engine.worker import Worker
+from everstep.errors import UsageError
 from everstep.settings import Settings
 from everstep.store.connection import Link
 from everstep.store.infos import Status, StepInfo
@@ -26,6 +27,14 @@ from everstep.testing.probe import CrashPoint, Plan, When
 R = TypeVar("R")
 
 Replay = Literal["never", "always"]
+
+_MOMENTS = {"before": "before", "after": "after", "recorded": "at the record of"}
+
+
+class Named(Protocol):
+    """A step or a transaction, of any colour."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -71,12 +80,18 @@ class Stage:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, app: App, url: str, *, replay: Replay = "never", **settings: Any
+        cls,
+        app: App,
+        url: str,
+        *,
+        replay: Replay = "never",
+        schedules: bool = True,
+        **settings: Any,
     ) -> AsyncIterator[Stage]:
         """A stage on a database that has the fake clock. `settings` are those of everstep.Settings, and `queues`.
 
         Between two attempts of a step its worker does not pause. With replay="always" a workflow leaves the worker
-        after each checkpoint, and is replayed from its log.
+        after each checkpoint, and is replayed from its log. With schedules=False those of the app are paused.
         """
         queues = settings.pop("queues", None)
         chosen = Settings(**{"url": url, "grace": 1.0, **settings})
@@ -89,6 +104,8 @@ class Stage:
         plan = Plan(replay=replay == "always", skip_pauses=True, bury=bury)
         try:
             async with Worker(app, chosen, queues, probe=plan.probe) as worker:
+                for name in () if schedules else app.schedules:
+                    await worker.client.schedules.pause(name)
                 yield cls(worker, Clock(link, worker), plan)
         finally:
             await asyncio.gather(*plan.tasks, return_exceptions=True)
@@ -115,14 +132,24 @@ class Stage:
         return Ran(info.id, info.status, await handle.steps(), took, result, error)
 
     @contextmanager
-    def crash_at(self, step: str, *, when: When = "after", times: int = 1) -> Iterator[CrashPoint]:
+    def crash_at(
+        self, step: str | Named, *, when: When = "after", times: int = 1
+    ) -> Iterator[CrashPoint]:
         """Let the worker die at a step, as a killed process does, and another take over at once.
+
+        `step`: the step, or its name.
 
         `when`: "before" the step's function is called; "after" it has returned, when nothing is recorded yet (of a
         transaction: before its commit); or when its outcome is "recorded". Nothing is given back or written any
         more: what it held is rescued. Fails if the step is not reached within the `with` block `times` times.
         """
-        point = CrashPoint(step, when, times)
+        if when not in get_args(When) or times < 1:
+            raise UsageError(
+                f"crash_at(…) is when='before', 'after' or 'recorded', and times=1 or more, "
+                f"not when={when!r}, times={times!r}"
+            )
+        name = step if isinstance(step, str) else step.name
+        point = CrashPoint(name, when, times)
         self._plan.crashes.append(point)
         try:
             yield point
@@ -130,6 +157,11 @@ class Stage:
             self._plan.crashes.remove(point)
         if point.left:
             raise AssertionError(
-                f"the worker was to die {times} times {when} step {step!r}, and got there {point.reached} times. "
+                f"the worker was to die {_times(times)} {_MOMENTS[when]} step {name!r}, and got there "
+                f"{_times(point.reached)}. "
                 f"Is the step called that, and did the workflow finish within the `with` block?"
             )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -67,8 +67,10 @@ SELECT min(t.at) AS at FROM (
      WHERE NOT q.paused AND o.at > everstep.clock()
        AND EXISTS (SELECT FROM everstep.run r WHERE r.queue = q.name AND r.state = 1)) t;
 
--- name: waiting_for
-SELECT r.wait_key FROM everstep.run r WHERE r.id = %(id)s AND r.state = 3;
+-- name: standing
+SELECT r.epoch, CASE WHEN r.state = 3 THEN r.wait_key END AS wait_key,
+       num_nonnulls(r.wake_at, r.deadline) > 0 AS timed
+  FROM everstep.run r WHERE r.id = %(id)s;
 
 -- name: bury_worker
 -- A worker that a test has killed: dead at once, without waiting for its lease, and the next sweep is due.
