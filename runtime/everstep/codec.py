@@ -21,6 +21,7 @@ from uuid import UUID
 import msgspec
 
 from everstep.errors import PayloadError, UsageError
+from everstep.texts import brief
 
 JSON = 1
 """Codec id of strict JSON, as stored beside every payload."""
@@ -61,8 +62,8 @@ class Payload(Generic[T]):
         decoded = self.decode(body)
         if self._plain and not _equal(decoded, value) and not _same_json(value, decoded):
             raise PayloadError(
-                f"{self.place}: without an annotation only JSON values are taken, and {_brief(value)} would "
-                f"come back as {_brief(decoded)}. Annotate it with its type."
+                f"{self.place}: without an annotation only JSON values are taken, and {brief(value)} would "
+                f"come back as {brief(decoded)}. Annotate it with its type."
             )
         return body, decoded
 
@@ -71,7 +72,7 @@ class Payload(Generic[T]):
             return cast(T, self._decoder.decode(body))
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise PayloadError(
-                f"{self.place}: {_shortened(body.decode('utf-8', 'replace'))} does not fit its annotation: {error}"
+                f"{self.place}: {brief(body)} does not fit its annotation: {error}"
             ) from None
 
 
@@ -118,7 +119,7 @@ class Arguments:
             msgspec.to_builtins(decoded, enc_hook=_to_json, builtin_types=_KEPT),
         ):
             raise PayloadError(
-                f"{self.place}: {_brief(value)} would come back as {_brief(decoded)}. Annotate its parameters."
+                f"{self.place}: {brief(value)} would come back as {brief(decoded)}. Annotate its parameters."
             )
         return body
 
@@ -166,8 +167,8 @@ def _encode(value: Any, place: str, limit: int, order: Order) -> bytes:
         body = msgspec.json.encode(value, enc_hook=_to_json, order=order)
     except (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError) as error:
         raise PayloadError(
-            f"{place}: {_brief(value)} cannot be recorded as JSON ({error}). "
-            f"Return dataclasses, pydantic models or JSON values."
+            f"{place}: {brief(value)} cannot be recorded as JSON ({error}). "
+            f"Dataclasses, pydantic models and JSON values can."
         ) from None
     if len(body) > limit:
         raise PayloadError(
@@ -176,7 +177,7 @@ def _encode(value: Any, place: str, limit: int, order: Order) -> bytes:
         )
     if b"null" in body and _has_non_finite(msgspec.to_builtins(value, enc_hook=_to_json)):
         raise PayloadError(
-            f"{place}: {_brief(value)} holds NaN or infinity, which JSON cannot express"
+            f"{place}: {brief(value)} holds NaN or infinity, which JSON cannot express"
         )
     return body
 
@@ -227,11 +228,3 @@ def _equal(one: Any, other: Any) -> bool:
         return bool(one == other)
     except Exception:  # noqa: BLE001
         return False
-
-
-def _brief(value: Any) -> str:
-    return _shortened(repr(value))
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 120 else f"{text[:117]}…"

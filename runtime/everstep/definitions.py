@@ -17,7 +17,7 @@ from everstep.durable.marked import once_flow
 from everstep.durable.performing import perform, perform_in_thread
 from everstep.errors import UsageError
 from everstep.portal import on_loop
-from everstep.retry import NO_RETRY, Retry
+from everstep.retry import Retry, checked_retry
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -111,8 +111,8 @@ class _Step(Generic[P, R]):
         functools.update_wrapper(cast(Any, self), function)
         self.function = function
         self.name = name
-        self.retry = retry or NO_RETRY
-        self.timeout = None if timeout is None else timeout.total_seconds()
+        self.retry = checked_retry(retry, f"step {name}")
+        self.timeout = None if timeout is None else _limit(timeout, name)
         self.at_most_once = at_most_once
         if at_most_once and self.retry.max_attempts > 1:
             raise UsageError(
@@ -137,9 +137,12 @@ class _Step(Generic[P, R]):
             self.function,
             name=name or self.name,
             retry=retry or self.retry,
-            timeout=timeout or (None if self.timeout is None else timedelta(seconds=self.timeout)),
+            timeout=self._same_limit() if timeout is None else timeout,
             at_most_once=self.at_most_once if at_most_once is None else at_most_once,
         )
+
+    def _same_limit(self) -> timedelta | None:
+        return None if self.timeout is None else timedelta(seconds=self.timeout)
 
     @functools.cached_property
     def result(self) -> Payload[R]:
@@ -185,8 +188,15 @@ class Step(_Step[P, R]):
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.timeout is None:
             return await self.function(*args, **kwargs)
-        async with asyncio.timeout(self.timeout):
-            return await self.function(*args, **kwargs)
+        try:
+            async with asyncio.timeout(self.timeout) as limit:
+                return await self.function(*args, **kwargs)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            # asyncio's says nothing; its cause says where the function was.
+            what = f"step {self.name} took longer than its timeout of {self.timeout:g} s"
+            raise TimeoutError(what) from error.__cause__
 
 
 class PlainStep(_Step[P, R]):
@@ -214,6 +224,14 @@ class PlainStep(_Step[P, R]):
             branch.execution,
             lambda _: asyncio.to_thread(self.function, *args, **kwargs),
         )
+
+
+def _limit(timeout: timedelta, name: str) -> float:
+    if not isinstance(timeout, timedelta) or timeout <= timedelta(0):
+        raise UsageError(
+            f"step {name}: timeout= is a timedelta longer than nothing, not {timeout!r}"
+        )
+    return timeout.total_seconds()
 
 
 @functools.lru_cache(maxsize=1_000)

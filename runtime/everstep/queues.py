@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from everstep.errors import UsageError
+from everstep.texts import brief
 
 _SECOND = timedelta(seconds=1)
 _MOST = 2_147_483_647
@@ -80,8 +81,8 @@ class Queue:
 
 def checked_queue(name: str) -> str:
     """A queue's name. Raises UsageError."""
-    if not name or not name.isprintable() or len(name.encode()) > 200:
-        raise UsageError(f"a queue has a printable name of 1 to 200 bytes, not {name!r}")
+    if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name.encode()) <= 200:
+        raise UsageError(f"a queue has a printable name of 1 to 200 bytes, not {brief(name)}")
     return name
 
 

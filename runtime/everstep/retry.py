@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from everstep.errors import UsageError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
@@ -27,12 +29,22 @@ class Retry:
     retry_if: Callable[[Exception], bool] | None = None
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ValueError(
-                f"max_attempts counts the first one too: at least 1, not {self.max_attempts}"
+        if not _is_number(self.max_attempts, int) or self.max_attempts < 1:
+            raise UsageError(
+                f"max_attempts counts the first one too: at least 1, not {self.max_attempts!r}"
             )
-        if self.backoff < 1 or not 0 <= self.jitter <= 1 or self.interval < timedelta(0):
-            raise ValueError("backoff is at least 1, jitter between 0 and 1, interval not negative")
+        for what in ("interval", "max_interval"):
+            pause = getattr(self, what)
+            if not isinstance(pause, timedelta) or pause < timedelta(0):
+                raise UsageError(f"{what} is a timedelta, and not negative: not {pause!r}")
+        if not _is_number(self.backoff, int, float) or not self.backoff >= 1:
+            raise UsageError(f"backoff is a number of at least 1, not {self.backoff!r}")
+        if not _is_number(self.jitter, int, float) or not 0 <= self.jitter <= 1:
+            raise UsageError(f"jitter is a fraction between 0 and 1, not {self.jitter!r}")
+        for what in ("retry_on", "give_up_on"):
+            _check_errors(getattr(self, what), what)
+        if self.retry_if is not None and not callable(self.retry_if):
+            raise UsageError(f"retry_if takes a function of the error, not {self.retry_if!r}")
 
     def delay_after(self, attempt: int, error: Exception, chance: float) -> float | None:
         """Seconds to wait after failed attempt number `attempt` (from 1), or None to give up.
@@ -55,6 +67,26 @@ class Retry:
             return _BEYOND_ANY_INTERVAL
 
 
+def _is_number(value: object, *kinds: type) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _check_errors(types: object, what: str) -> None:
+    """As a wrong one would only show when a step has failed."""
+    each = types if isinstance(types, tuple) else (types,)
+    if not all(isinstance(error, type) and issubclass(error, Exception) for error in each):
+        raise UsageError(f"{what} is a tuple of exception classes, not {types!r}")
+
+
 _BEYOND_ANY_INTERVAL = 1e100
 
 NO_RETRY = Retry(max_attempts=1)
+
+
+def checked_retry(retry: Retry | None, of: str) -> Retry:
+    """The policy of a step or transaction, by default none. Raises UsageError."""
+    if retry is None:
+        return NO_RETRY
+    if not isinstance(retry, Retry):
+        raise UsageError(f"{of}: retry= takes Retry(max_attempts=…), not {retry!r}")
+    return retry

@@ -24,3 +24,16 @@ async def test_a_closed_client_starts_nothing_and_waits_for_nothing(
         with pytest.raises(UsageError, match="closed"):
             async with asyncio.timeout(5):
                 await call
+
+
+async def test_a_client_that_was_never_opened_says_so(app: App, database: str) -> None:
+    @app.workflow
+    async def work() -> None:
+        return None
+
+    client = Client(database)
+    for call in (client.start(work), client.outcomes.wait("x")):
+        with pytest.raises(UsageError, match="not open: `async with Client"):
+            async with asyncio.timeout(5):
+                await call
+    await client.close()

@@ -141,6 +141,10 @@ async def test_a_start_in_the_callers_transaction_exists_if_that_commits(
         lost = await client.start(work, 1, id="lost", connection=connection)
         await connection.rollback()
         kept = await client.start(work, 2, id="kept", connection=connection)
+        with pytest.raises(
+            WorkflowConflictError
+        ):  # of the same transaction, so nobody else sees it
+            await client.start(work, 3, id="kept", connection=connection)
         await connection.commit()
         again = await client.start(work, 2, id="kept", connection=connection)
         assert not again.created

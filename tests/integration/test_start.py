@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+import everstep
 from everstep import (
     Client,
     Filter,
@@ -18,6 +19,7 @@ from everstep import (
     WorkflowCancelledError,
     WorkflowConflictError,
     WorkflowError,
+    WorkflowTimeoutError,
 )
 
 
@@ -149,14 +151,35 @@ async def test_wrong_options_are_named(app, client):
     async def echo(x: int) -> int:
         return x
 
+    soon = datetime.now(UTC)
     for options, word in [
         ({"id": ""}, "id"),
         ({"id": "x" * 513}, "512"),
+        ({"id": 7}, "a text, not 7"),
         ({"priority": 4}, "priority"),
-        ({"delay": -1}, "delay"),
+        ({"priority": "high"}, "not 'high'"),
+        ({"delay": -1}, "delay .* not -1 seconds"),
+        ({"delay": timedelta(seconds=-5)}, "delay .* not -5 seconds"),
         ({"delay": float("nan")}, "delay"),
+        ({"delay": "5s"}, "delay .*'5s'"),
+        ({"timeout": "5s"}, "timeout .*'5s'"),
         ({"dealy": 1}, "dealy"),
         ({"queue": "\n"}, "queue"),
+        ({"queue": ""}, "queue"),
+        ({"queue": 3}, "queue .* not 3"),
+        ({"run_at": "tomorrow"}, "run_at= takes a datetime"),
+        ({"deadline": datetime(2030, 1, 1)}, "deadline=2030-01-01T00:00:00 has no time zone"),  # noqa: DTZ001
+        ({"run_at": soon, "delay": 1}, "give one of them"),
+        ({"version": ""}, "a version is a text of 1 to 200 bytes"),
+        ({"version": 3}, "a version"),
+        ({"partition": 3}, "a partition is a text of 1 to 200 bytes, not 3"),
+        ({"dedup": ""}, "a deduplication key is a text of 1 to 512 bytes"),
+        ({"dedup": "k" * 513}, "k…$"),
+        ({"dedup": "k", "on_duplicate": "ignore"}, "one of reject, return, not 'ignore'"),
+        ({"on_duplicate": "return"}, "give dedup= too"),
+        ({"id": "a", "on_existing": "maybe"}, "one of return, reject, restart, not 'maybe'"),
+        ({"on_existing": "reject"}, "give id= too"),
+        ({"id": "a", "on_existing": "restart", "connection": object()}, "no part of a transaction"),
     ]:
         with pytest.raises(UsageError, match=word):
             await client.start(echo, 1, **options)
@@ -164,6 +187,60 @@ async def test_wrong_options_are_named(app, client):
         await client.start(len, 1)
     with pytest.raises(UsageError, match="takes at most 1 arg"):
         await client.start(echo, 1, 2)
+
+
+async def test_many_starts_take_a_tuple_each(app, client, sql):
+    @app.workflow
+    async def echo(x: str) -> None: ...
+
+    for one in ("abc", {"x": "a"}, 7):
+        with pytest.raises(UsageError, match="takes a tuple of arguments for each workflow, not"):
+            await client.start_many(echo, [one])
+    assert sql.one("SELECT count(*) FROM everstep.workflow") == 0
+
+
+async def test_a_workflow_whose_deadline_has_passed_does_not_begin(app, worker):
+    began = []
+
+    @app.workflow
+    async def late() -> None:
+        began.append(everstep.workflow_id())
+
+    client = (await worker()).client
+    # The worker claims what it starts in the same statement, so no sweep comes before it.
+    handle = await client.start(late, deadline=datetime.now(UTC) - timedelta(hours=1))
+    with pytest.raises(WorkflowTimeoutError, match="before its deadline"):
+        await handle.result(timeout=10)
+    assert began == []
+
+
+async def test_a_child_of_a_workflow_that_began_at_its_start_inherits_the_deadline(
+    app, worker, sql
+):
+    begun = asyncio.Event()
+
+    @app.workflow
+    async def child() -> None:
+        begun.set()
+        await everstep.recv("never")
+
+    @app.workflow
+    async def parent() -> None:
+        await child()
+
+    client = (await worker()).client
+    handle = await client.start(parent, timeout=timedelta(hours=1))
+    await asyncio.wait_for(begun.wait(), 10)
+    one, other = sql("SELECT id, deadline FROM everstep.run ORDER BY id")
+    assert one[1] is not None
+    assert one[1] == other[1]
+    await handle.cancel()
+
+
+async def test_filters_name_wrong_statuses():
+    for wrong in ("failed", ["failed", "nope"]):
+        with pytest.raises(UsageError, match=r"statuses= is a list of queued, .*; not"):
+            Filter(statuses=wrong)
 
 
 async def test_arguments_that_cannot_be_recorded_are_refused(app, client, sql):

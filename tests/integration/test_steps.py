@@ -157,9 +157,42 @@ async def test_a_step_that_takes_too_long_is_another_attempt(app, client, worker
         await slow()
 
     await worker()
-    with pytest.raises(WorkflowError, match="failed: TimeoutError"):
+    with pytest.raises(WorkflowError) as caught:
         await (await client.start(flow)).result(timeout=10)
+    assert caught.value.failure.type == "TimeoutError"
+    assert caught.value.failure.message.endswith("slow took longer than its timeout of 0.03 s")
     assert len(attempts) == 2
+
+
+async def test_a_timeout_of_the_steps_own_keeps_its_message(app, client, worker):
+    @app.step(timeout=timedelta(seconds=30))
+    async def call() -> None:
+        raise TimeoutError("the bank did not answer")
+
+    @app.workflow
+    async def flow() -> None:
+        await call()
+
+    await worker()
+    with pytest.raises(WorkflowError, match="TimeoutError: the bank did not answer"):
+        await (await client.start(flow)).result(timeout=10)
+
+
+def test_options_of_steps_that_make_no_sense_are_refused(app):
+    async def call() -> None: ...
+
+    for options, word in [
+        ({"timeout": 5}, "timeout= is a timedelta longer than nothing, not 5"),
+        ({"timeout": timedelta(0)}, "longer than nothing"),
+        ({"retry": 3}, "retry= takes Retry"),
+    ]:
+        with pytest.raises(UsageError, match=word):
+            app.step(name="call", **options)(call)
+    step = app.step(call)
+    with pytest.raises(UsageError, match="longer than nothing"):
+        step.options(timeout=timedelta(0))
+    with pytest.raises(UsageError, match="retry= takes Retry"):
+        app.transaction(name="other", retry=True)(call)
 
 
 async def test_a_failed_step_raises_the_same_on_the_first_run_and_on_replay(

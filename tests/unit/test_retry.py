@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everstep import Retry
+from everstep import Retry, UsageError
 
 
 def test_the_waits_grow_up_to_their_limit():
@@ -59,15 +59,27 @@ def test_a_predicate_chooses_among_the_errors_that_may_be_tried_again():
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "why"),
     [
-        {"max_attempts": 0},
-        {"backoff": 0.5},
-        {"jitter": 1.5},
-        {"jitter": -0.1},
-        {"interval": timedelta(seconds=-1)},
+        ({"max_attempts": 0}, "at least 1, not 0"),
+        ({"max_attempts": "3"}, "at least 1, not '3'"),
+        ({"backoff": 0.5}, "backoff is a number of at least 1, not 0.5"),
+        ({"backoff": float("nan")}, "backoff"),
+        ({"jitter": 1.5}, "between 0 and 1, not 1.5"),
+        ({"jitter": -0.1}, "between 0 and 1"),
+        ({"jitter": True}, "between 0 and 1, not True"),
+        ({"interval": timedelta(seconds=-1)}, "interval is a timedelta, and not negative"),
+        ({"interval": 5}, "interval is a timedelta, and not negative: not 5"),
+        ({"max_interval": 60.0}, "max_interval is a timedelta"),
+        ({"retry_on": ("ValueError",)}, "retry_on is a tuple of exception classes"),
+        ({"give_up_on": [OSError]}, "give_up_on is a tuple of exception classes"),
+        ({"retry_if": 3}, "retry_if takes a function"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"at least 1|between 0 and 1"):
+def test_a_policy_that_makes_no_sense_is_refused(wrong, why):
+    with pytest.raises(UsageError, match=why):
         Retry(**wrong)
+
+
+def test_one_class_of_errors_needs_no_tuple():
+    assert Retry(retry_on=OSError).delay_after(1, OSError(), 0) == 1

@@ -56,6 +56,9 @@ def report(error: BaseException, called: str = "everstep") -> int:
     match error:
         case click.exceptions.Exit():
             return error.exit_code
+        case click.exceptions.NoArgsIsHelpError():
+            sys.stderr.write(f"{error.format_message()}\n")
+            return ExitCode.WRONG_CALL
         case click.ClickException():
             context = error.ctx if isinstance(error, click.UsageError) else None
             _say(printable(error.format_message()), _see_help(context))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from everstep.client.handle import Handle
@@ -124,7 +125,10 @@ class ClientBase:
 
     def _after_start(self, starts: list[Start], reply: Started) -> None:
         if reply.claimed and self._here is not None:
-            self._here.begin([s for s in starts if s.id in reply.claimed])
+            claimed = [s for s in starts if s.id in reply.claimed]
+            if limits := reply.deadlines:
+                claimed = [replace(s, deadline=limits.get(s.id)) for s in claimed]
+            self._here.begin(claimed)
         if len(reply.claimed) + len(reply.existing) < len(starts):
             self._notifier.hint(Channel.READY)
             if self._here is not None:

@@ -17,7 +17,7 @@ from everstep.errors import PayloadError, UsageError
 from everstep.ids import new_id
 from everstep.queues import Queue, queue_name
 from everstep.store.models import Debounced, Start
-from everstep.texts import storable
+from everstep.texts import brief, storable
 
 A_contra = TypeVar("A_contra", contravariant=True)
 B_contra = TypeVar("B_contra", contravariant=True)
@@ -28,6 +28,7 @@ R_co = TypeVar("R_co", covariant=True)
 _MAX_ATTRIBUTES = 65_536
 _NOT_DEBOUNCED = ("id", "dedup", "delay", "run_at", "on_existing", "on_duplicate")
 _POLICIES = {"on_existing": ("return", "reject", "restart"), "on_duplicate": ("reject", "return")}
+_NEEDS = {"on_existing": "id", "on_duplicate": "dedup"}
 _NUL = re.compile(rb"(?<!\\)(\\\\)*\\u0000")
 
 
@@ -37,10 +38,10 @@ class StartOptions(TypedDict, total=False):
     `id`: the idempotency key, 1 to 512 bytes; by default a new UUIDv7. `queue`: by default the workflow's.
     `partition`: whose it is, of those that share the queue; they get turns, and may have limits each.
     `priority`: 0 (first) to 3 (last), by default 1. `delay`: seconds or timedelta before it may be claimed.
-    `run_at`: an instant before which it may not be claimed, instead of `delay`.
+    `run_at`: an instant before which it may not be claimed; give this or `delay`.
     `attributes`: a JSON object to filter by. `version`: the code version it is pinned to from the start.
-    `timeout`: from start to finish; `deadline`: the same as an instant. Past it the workflow is cancelled,
-    wherever it is, and so are its children.
+    `timeout`: from start to finish; `deadline`: the same as an instant; of both, the earlier one holds. Past it
+    the workflow is cancelled, wherever it is, and so are its children.
     `dedup`: at most one open workflow of a queue has this key; `on_duplicate` says what a second start gets:
     "reject" (DuplicateWorkflowError, the default) or "return" (a handle of the first).
     `on_existing`: what the id of an earlier workflow with the same name and input gives: "return" (its handle,
@@ -114,11 +115,12 @@ def check_options(options: StartOptions) -> None:
 def make_start(name: str, body: bytes, queue: str, options: StartOptions) -> Start:
     """A checked Start. Raises UsageError that names the option."""
     check_options(options)
+    _check_together(options)
     id_ = options.get("id")
     return Start(
         id=new_id() if id_ is None else _checked_id(id_),
         name=name,
-        queue=queue_name(options.get("queue") or queue),
+        queue=queue_name(queue if (chosen := options.get("queue")) is None else chosen),
         codec=JSON,
         input=body,
         priority=_checked_priority(options.get("priority", 1)),
@@ -132,6 +134,21 @@ def make_start(name: str, body: bytes, queue: str, options: StartOptions) -> Sta
         partition=_checked_text(options.get("partition"), "a partition", 200),
         debounce=_checked_debounce(options),
     )
+
+
+def _check_together(options: StartOptions) -> None:
+    """What options say about each other. Raises UsageError."""
+    if options.get("delay") and options.get("run_at") is not None:
+        raise UsageError("delay= and run_at= both say when it may begin: give one of them")
+    if options.get("on_existing") == "restart" and options.get("connection") is not None:
+        raise UsageError(
+            "a restart is no part of a transaction: leave connection= or 'restart' out"
+        )
+    for option, about in _NEEDS.items():
+        chosen = options.get(option, _POLICIES[option][0])
+        alone = options.get(about) is None and options.get("debounce") is None
+        if alone and chosen != _POLICIES[option][0]:
+            raise UsageError(f"{option}={chosen!r} is about an earlier {about}: give {about}= too")
 
 
 def _checked_debounce(options: StartOptions) -> Debounced | None:
@@ -149,7 +166,11 @@ def _checked_debounce(options: StartOptions) -> Debounced | None:
 
 
 def _checked_instant(instant: datetime | None, what: str) -> datetime | None:
-    if instant is not None and instant.tzinfo is None:
+    if instant is None:
+        return None
+    if not isinstance(instant, datetime):
+        raise UsageError(f"{what}= takes a datetime with a time zone, not {instant!r}")
+    if instant.tzinfo is None:
         raise UsageError(
             f"{what}={instant.isoformat()} has no time zone: give it one, for example UTC"
         )
@@ -178,7 +199,7 @@ def _checked_text(text: str | None, what: str, longest: int) -> str | None:
         return None
     fits = isinstance(text, str) and storable(text) and 1 <= len(text.encode()) <= longest
     if not fits:
-        raise UsageError(f"{what} is a text of 1 to {longest} bytes, not {text!r}")
+        raise UsageError(f"{what} is a text of 1 to {longest} bytes, not {brief(text)}")
     return text
 
 
@@ -196,5 +217,5 @@ def _checked_attributes(attributes: dict[str, Any] | None) -> dict[str, Any] | N
 
 def _checked_priority(priority: int) -> int:
     if priority not in range(4):
-        raise UsageError(f"priority is 0 (first) to 3 (last), not {priority}")
+        raise UsageError(f"priority is 0 (first) to 3 (last), not {priority!r}")
     return priority

@@ -141,10 +141,8 @@ class ClientStarts(ClientBase):
         if holder := reply.duplicates.get(start.id):
             raise DuplicateWorkflowError(start.dedup or "", holder)
         if start.id in reply.existing:
-            found = await self._ask_link.retry(lambda c: self._workflows.inputs(c, [start.id]))
-            if start.id in found and (
-                conflict := difference(start, self.encoding, *found[start.id])
-            ):
+            found = await self._workflows.input_within(connection, start.id)
+            if found is not None and (conflict := difference(start, self.encoding, *found)):
                 raise conflict
         return start.id not in reply.existing
 

@@ -14,7 +14,7 @@ from everstep.durable.flows import Flow, step_flow
 from everstep.durable.marked import elsewhere_flow
 from everstep.durable.performing import perform, perform_in_thread
 from everstep.errors import UsageError
-from everstep.retry import NO_RETRY, Retry
+from everstep.retry import Retry, checked_retry
 from everstep.store.models import CheckpointKind
 from everstep.store.places import Isolation, Mark, Place
 from everstep.store.sessions import Form
@@ -40,7 +40,7 @@ class _Transaction(Generic[P, R]):
         functools.update_wrapper(cast(Any, self), function)
         self.function = function
         self.name = name
-        self.retry = retry or NO_RETRY
+        self.retry = checked_retry(retry, f"transaction {name}")
         self.isolation = isolation
         self.database = database
         if not inspect.signature(function).parameters:

@@ -89,8 +89,8 @@ class Runner:
         given = continued or claimed
         execution.task = self._loop.create_task(self._run(execution, workflow, given))
         execution.task.add_done_callback(partial(self._left, execution, claimed.queue))
-        if claimed.cancel:
-            # Its last owner left before it saw the cancellation.
+        if claimed.cancel or _late(execution):
+            # Its last owner left before it saw the cancellation; or the deadline passed while it was queued.
             execution.signal = Cancelled()
         return execution
 
@@ -227,8 +227,13 @@ def _failed(error: BaseException) -> tuple[Ending, bytes | None, bytes | None]:
 
 
 def _cancelled(execution: Execution) -> tuple[Ending, bytes | None, bytes | None]:
-    late = execution.deadline and execution.recorder.clock.until(execution.deadline) <= 0
-    failure = (
-        DEADLINE_EXCEEDED if late else Failure("everstep.Cancelled", "the workflow was cancelled")
-    )
+    failure = Failure("everstep.Cancelled", "the workflow was cancelled")
+    if _late(execution):
+        failure = DEADLINE_EXCEEDED
     return Ending.CANCELLED, None, failure.encode()
+
+
+def _late(execution: Execution) -> bool:
+    if execution.deadline is None:
+        return False
+    return execution.recorder.clock.until(execution.deadline) <= 0

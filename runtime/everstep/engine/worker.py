@@ -196,7 +196,7 @@ class Worker:
     def _begin_here(self, tenure: Tenure, starts: list[Start]) -> None:
         for start in starts:
             claimed = Claimed(start.id, start.name, 1, None, 0, start.codec, start.input)
-            tenure.runner.start(replace(claimed, queue=start.queue))
+            tenure.runner.start(replace(claimed, deadline=start.deadline, queue=start.queue))
 
     def _ended(
         self, workflow_id: str, ending: Ending, output: bytes | None, error: bytes | None

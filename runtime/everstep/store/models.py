@@ -88,12 +88,14 @@ class Started:
     """What a batch of starts came to.
 
     `existing`: ids that were there already. `claimed`: ids this worker claimed at once. `duplicates`: ids not
-    started because of their deduplication key, each with the workflow that holds it.
+    started because of their deduplication key, each with the workflow that holds it. `deadlines`: of what was
+    claimed, where it has one.
     """
 
     existing: frozenset[str]
     claimed: frozenset[str]
     duplicates: dict[str, str]
+    deadlines: dict[str, datetime]
 
 
 @dataclass(frozen=True, slots=True)

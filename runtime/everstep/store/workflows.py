@@ -12,6 +12,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from everstep.encoding import Encoding
+from everstep.errors import UsageError
 from everstep.store.arrays import Byteas, Floats, Jsons, SmallInts, Texts, Timestamps
 from everstep.store.connection import Connection, pooled
 from everstep.store.infos import Status, StepInfo, WorkflowInfo
@@ -46,6 +47,11 @@ class Filter:
     attributes: dict[str, Any] | None = None
     since: datetime | None = None
 
+    def __post_init__(self) -> None:
+        given = [] if self.statuses is None else self.statuses
+        if isinstance(given, str) or any(status not in set(Status) for status in given):
+            raise UsageError(f"statuses= is a list of {', '.join(Status)}; not {given!r}")
+
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
@@ -78,6 +84,11 @@ class Workflows:
         """Start one workflow in the caller's own transaction, on a connection of theirs (psycopg, SQLAlchemy)."""
         arguments = _start_arguments([start], None)
         return _started(await row_within(connection, self._sql["start"], arguments))
+
+    async def input_within(self, connection: Any, workflow_id: str) -> tuple[str, bytes] | None:
+        """Name and input of a workflow as the caller's transaction sees it: it may have started it itself."""
+        row = await row_within(connection, self._sql["inputs"], {"ids": [workflow_id]})
+        return None if row is None else (row.name, row.input)
 
     async def start_debounced(self, connection: Connection, start: Start) -> tuple[str, bool]:
         """Start a workflow, or give one that waits this input. Returns its id, and whether it is new."""
@@ -238,4 +249,5 @@ def _started(row: Any) -> Started:
         existing=frozenset(row.existing),
         claimed=frozenset(row.claimed),
         duplicates=dict(zip(row.duplicates, row.holders, strict=True)),
+        deadlines=dict(zip(row.limited, row.deadlines, strict=True)),
     )

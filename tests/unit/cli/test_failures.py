@@ -13,6 +13,7 @@ from everstep import (
     WorkflowCancelledError,
 )
 from everstep.cli.failures import exit_code, printable, report, what_and_remedy
+from everstep.cli.main import main
 from everstep.errors import DatabaseRefusedError, Failure, MigrationError, WorkflowError
 
 # docs/reference/contract.md
@@ -90,3 +91,14 @@ def test_a_failed_migration_names_file_statement_and_sqlstate():
     )
     what = "0002_x.sql, statement 3: column exists (SQLSTATE 42701)"
     assert what_and_remedy(error) == (what, "Put it right.")
+
+
+@pytest.mark.parametrize("command", [[], ["queue"]])
+def test_a_group_without_a_command_shows_its_help_as_it_is(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("Usage: everstep")
+    assert "\nCommands:\n" in said
+    assert "error" not in said.splitlines()[0]

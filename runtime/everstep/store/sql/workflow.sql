@@ -50,7 +50,9 @@ SELECT ARRAY(SELECT b.id FROM b LEFT JOIN w ON w.id = b.id WHERE w.id IS NULL
               AND b.id <> ALL (ARRAY(SELECT k.id FROM k))) AS existing,
        ARRAY(SELECT k.id FROM k ORDER BY k.id) AS duplicates,
        ARRAY(SELECT k.holder FROM k ORDER BY k.id) AS holders,
-       ARRAY(SELECT r.id FROM r WHERE r.state = 2) AS claimed;
+       ARRAY(SELECT r.id FROM r WHERE r.state = 2) AS claimed,
+       ARRAY(SELECT r.id FROM r WHERE r.state = 2 AND r.deadline IS NOT NULL ORDER BY r.id) AS limited,
+       ARRAY(SELECT r.deadline FROM r WHERE r.state = 2 AND r.deadline IS NOT NULL ORDER BY r.id) AS deadlines;
 
 -- name: start_debounced
 -- One start, or another input for one that waits. Multi-statement on the server: it decides under the run's lock.
