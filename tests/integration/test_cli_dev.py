@@ -140,7 +140,7 @@ def test_everything_runs_and_ctrl_c_stops_all_of_it(dev, run: Everstep):
     url = one.ready()
     done = run(
         *("workflow", "start", "--name", "twice", "--input", '{"n": 3}', "--wait"),
-        *("--timeout", "30", "--database", url),
+        *("--wait-timeout", "30", "--database", url),
     )
     assert (done.code, json.loads(done.out)) == (0, 12), done
     assert run("doctor", "--database", url).out == "nothing found: all is well\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,36 @@ def test_generations_are_a_column_of_the_steps_where_there_are_any(run: Everstep
         ["3", "~3", "1", "counts", "continue"],
         ["3", "~3", "2", "price", "step"],
     ]
+
+
+def test_a_start_takes_what_the_client_takes(run: Everstep, shop: Path, sql: Sql):
+    start = ("workflow", "start", "clishop:app", "sleeps")
+    made = run(
+        *(*start, "--partition", "acme", "--priority", "2", "--run-at", "2126-05-01T07:00+02:00"),
+        *("--attributes", '{"ward": 7}', "--version", "v9", "--timeout", "2h"),
+        *("--deadline", "2126-05-01T09:00Z", "--dedup", "k"),
+    )
+    assert made.code == 0, made
+    (row,) = sql(
+        "SELECT r.*, w.attributes, r.deadline - w.created_at AS span FROM everstep.run r JOIN everstep.workflow w USING (id)"
+    )
+    assert (row.partition, row.priority, row.version, row.dedup) == ("acme", 2, "v9", "k")
+    assert (row.attributes, row.span) == ({"ward": 7}, timedelta(hours=2))
+    assert row.wake_at == datetime(2126, 5, 1, 5, tzinfo=UTC)
+    again = run(*start, "--dedup", "k", "--on-duplicate", "return")
+    assert (again.out, "nothing was started" in again.err) == (made.out, True)
+    assert_told(run(*start, "--dedup", "k"), 2, "held by workflow")
+    assert run(*start, "--id", "one").code == 0
+    assert_told(run(*start, "--id", "one", "--on-existing", "reject"), 2, "exists already")
+    assert run("workflow", "list", "--attributes", '{"ward": 7}', "-o", "ids").out == made.out
+    assert run("workflow", "list", "--attributes", '{"ward": 8}', "-o", "ids").out == ""
+    for wrong in (
+        ("--run-at", "2126-05-01"),
+        ("--run-at", "soon"),
+        ("--attributes", "7"),
+        ("--wait-timeout", "3"),
+    ):
+        assert run(*start, *wrong).code == 2, wrong
 
 
 SAFE = """

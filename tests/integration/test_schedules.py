@@ -599,14 +599,14 @@ async def test_the_command_line_does_it_all(sql, clock, scheduler, database):
     assert "0 8 * * *" in await run("list")
     await run("set", "hourly", "--catch-up", "all:5", "--overlap", "skip")
     assert (row(sql).catch_up, row(sql).overlap) == ("all:5", "skip")
-    await run("set", "hourly", "--as-declared")
+    await run("reset", "hourly")
     assert not row(sql).edited
     assert (await run("trigger", "hourly")).startswith("sched:hourly:now:")
     said = await run(
         "backfill", "hourly", "--start", "2026-05-01T09:00", "--end", "2026-05-01T11:00"
     )
     assert said == "2 workflows started, 0 were there already\n"
-    with pytest.raises(UsageError, match="say what to change"):
+    with pytest.raises(UsageError, match="nothing to change: say what"):
         await run("set", "hourly")
 
 

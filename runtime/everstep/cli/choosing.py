@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from everstep.cli.durations import duration
+from everstep.cli.inputs import json_object
 from everstep.errors import UsageError
 from everstep.store.infos import Status
 from everstep.store.workflows import Filter
@@ -24,13 +25,16 @@ _OPTIONS = (
     click.option("--version", help="Pinned to this version of the code"),
     click.option("--id", "prefix", metavar="PREFIX", help="Whose id begins with this"),
     click.option(
+        "--attributes", type=json_object, metavar="JSON", help="With all of these attributes"
+    ),
+    click.option(
         "--since", type=duration, metavar="TIME", help="Created within this time: 30m, 2h, 7d"
     ),
 )
 
 
 def chosen_by(command: F) -> F:
-    """--status, --name, --queue, --version, --id and --since, for `filter_of`."""
+    """--status, --name, --queue, --version, --id, --attributes and --since, for `filter_of`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -43,6 +47,7 @@ def filter_of(
     queue: str | None,
     version: str | None,
     prefix: str | None,
+    attributes: dict[str, Any] | None,
     since: timedelta | None,
 ) -> Filter:
     """What those options say. Raises UsageError for a status that is none."""
@@ -52,6 +57,7 @@ def filter_of(
         queue=queue,
         version=version,
         id_prefix=prefix,
+        attributes=attributes,
         since=None if since is None else datetime.now(UTC) - since,
     )
 

@@ -1,9 +1,9 @@
-"""Durations on the command line: 30, 45s, 5m, 2h, 3d."""
+"""Durations and instants on the command line: 30, 45s, 5m, 2h, 3d; 2026-05-01T07:00Z."""
 
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import click
 
@@ -20,3 +20,14 @@ def duration(text: str) -> timedelta:
         return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
     except OverflowError:
         raise click.BadParameter(f"{text!r} is longer than anything lasts") from None
+
+
+def instant(text: str) -> datetime:
+    """An instant in ISO 8601, with its offset. Raises click.BadParameter."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no instant: write 2026-05-01T07:00Z") from None
+    if found.tzinfo is None:
+        raise click.BadParameter(f"{text!r} has no offset: write {text}Z, or {text}+02:00")
+    return found

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 
 from everstep.definitions import Workflow
@@ -26,6 +27,16 @@ def read_input(given: str) -> dict[str, Any]:
             f"{where} is not a JSON object. It names the workflow's parameters: --input '{{\"order\": 7}}'"
         )
     return value
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object in an argument. Raises click.BadParameter."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(
+            f"{text!r} is not a JSON object ({error}): write '{{\"ward\": 7}}'"
+        ) from None
 
 
 def checked_input(

@@ -66,8 +66,8 @@ def list_(*, url: str | None, schema: str | None, style: str) -> None:
     ],
 )
 @click.argument("name", metavar="QUEUE")
-@click.option("--max-running", type=count, metavar="N", help="So many run at a time, everywhere")
 @click.option("--worker-concurrency", type=count, metavar="N", help="So many per worker")
+@click.option("--max-running", type=count, metavar="N", help="So many run at a time, everywhere")
 @click.option("--rate", type=rate, metavar="RATE", help="So fast: 100/s, 10/30s, '100/s burst 20'")
 @click.option("--partition-max-running", type=count, metavar="N", help="So many per partition")
 @click.option("--partition-rate", type=rate, metavar="RATE", help="So fast per partition")

@@ -79,7 +79,6 @@ def resume(*, names: tuple[str, ...], url: str | None, schema: str | None) -> No
     examples=[
         "everstep schedule set report --cron '0 8 * * MON-FRI' --timezone Europe/Paris",
         "everstep schedule set poll --every 30s --overlap skip",
-        "everstep schedule set report --as-declared",
     ],
 )
 @click.argument("name", metavar="SCHEDULE")
@@ -93,7 +92,6 @@ def resume(*, names: tuple[str, ...], url: str | None, schema: str | None) -> No
     help="At a tick, while the workflow of the tick before it is open",
 )
 @click.option("--queue", metavar="QUEUE", help="Where its workflows go")
-@click.option("--as-declared", is_flag=True, help="Take back every change")
 @options.database
 def set_(
     *,
@@ -104,21 +102,16 @@ def set_(
     catch_up: str | None,
     overlap: str | None,
     queue: str | None,
-    as_declared: bool,
     url: str | None,
     schema: str | None,
 ) -> None:
-    """Change a schedule. Lasts until the code declares something else than it does now."""
-    given = [value for value in (cron, every, timezone, catch_up, overlap, queue) if value]
-    if bool(given) == as_declared:
-        raise UsageError("say what to change (see --help), or --as-declared and nothing else")
+    """Change a schedule, until the code declares something else. `everstep schedule reset` takes it back."""
+    if not any((cron, every, timezone, catch_up, overlap, queue)):
+        raise UsageError("nothing to change: say what, for example --cron '0 8 * * *'")
     interval = None if every is None else duration(every)
     policy = None if catch_up is None else CatchUp.parse(catch_up)
 
     async def change(client: Client) -> None:
-        if as_declared:
-            await client.schedules.reset(name)
-            return
         await client.schedules.set(
             name,
             cron=cron,
@@ -131,6 +124,15 @@ def set_(
 
     with_client(url, schema, change)
     click.echo(f"schedule {name} is changed: `everstep schedule list` shows it")
+
+
+@command.command(examples=["everstep schedule reset report"])
+@click.argument("names", nargs=-1, required=True, metavar="SCHEDULE…")
+@options.database
+def reset(*, names: tuple[str, ...], url: str | None, schema: str | None) -> None:
+    """Take back every change: put in force what the code declares. A pause stays."""
+    said = "is as the code declares it"
+    _each(names, url, schema, lambda client, name: client.schedules.reset(name), said)
 
 
 @command.command(examples=["everstep schedule trigger report"])
