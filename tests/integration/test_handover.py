@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -13,8 +14,12 @@ from support.waiting import eventually
 
 import everstep
 from everstep import App, Client, WorkflowDeadError
+from everstep.engine.sweeper import Timers
 from everstep.engine.tenure import Phase
 from everstep.store.beats import BeatError, HeartbeatConnection
+from everstep.store.connection import Link
+from everstep.store.runs import Runs
+from everstep.store.workers import Workers
 
 
 def waiting_app(name: str = "test") -> tuple[App, asyncio.Event, asyncio.Event]:
@@ -272,28 +277,108 @@ async def test_a_workflow_that_kills_its_workers_is_given_up_and_takes_nobody_wi
     assert sql.one("SELECT count(*) FROM everstep.workflow WHERE status = 1") == 40
 
 
-async def test_what_crashed_too_often_is_given_up_in_the_transaction_that_frees_it(
+async def test_what_crashed_too_often_is_given_up_by_the_statement_that_frees_it(
     app, client, worker, sql, database
 ):
-    """Nobody can claim it once more in between."""
+    """Nobody can claim it once more in between; and where it cannot be given up, the others are freed all the same."""
 
     @app.workflow
     async def crashes() -> None:
         pass
 
-    await client.start(crashes, id="w")
+    for id_ in ("w", "innocent"):
+        await client.start(crashes, id=id_)
     sql(
         "WITH k AS (INSERT INTO everstep.worker (id, pod, version, state, slots, started_at, lease_until) "
         "VALUES (gen_random_uuid(), 'dead', 'v', 3, 1, now(), now()) RETURNING id) "
-        "UPDATE everstep.run r SET state = 2, epoch = 9, version = 'v', crashes = 3, worker_id = k.id FROM k"
+        "UPDATE everstep.run r SET state = 2, epoch = 9, version = 'v', worker_id = k.id, "
+        "crashes = CASE r.id WHEN 'w' THEN 3 ELSE 0 END FROM k"
     )
-    giving_up = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%dead letter%'"
     with psycopg.connect(database) as other:
-        other.execute("SELECT FROM everstep.workflow FOR UPDATE")
+        other.execute("SELECT FROM everstep.workflow WHERE id = 'w' FOR UPDATE")
         await worker(lease_ttl=1.5, max_crashes=3)
-        await eventually(lambda: sql(giving_up))
-        assert sql.one("SELECT state FROM everstep.run") == 2
-    await eventually(lambda: sql.one("SELECT status FROM everstep.workflow") == 4)
+        await eventually(
+            lambda: sql("SELECT 1 FROM everstep.run WHERE id = 'innocent' AND state = 1")
+        )
+        assert sql.one("SELECT state FROM everstep.run WHERE id = 'w'") == 2
+    await eventually(lambda: sql.one("SELECT status FROM everstep.workflow WHERE id = 'w'") == 4)
+    assert sql.one("SELECT finished_epoch FROM everstep.workflow WHERE id = 'w'") == 10
+
+
+async def test_a_sweep_leaves_no_transaction_open(app, client, worker, sql, monkeypatch):
+    """A worker whose event loop is blocked in the middle of it holds no lock."""
+
+    @app.workflow
+    async def flow() -> None:
+        pass
+
+    await client.start(flow, delay=3600)
+    sql(
+        "UPDATE everstep.run SET state = 2, epoch = 1, wake_at = NULL, worker_id = gen_random_uuid()"
+    )
+    open_transactions: list[int] = []
+    sweep = Runs.sweep
+
+    async def watched(*args):
+        freed = await sweep(*args)
+        idle = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()"
+        open_transactions.append(sql.one(idle))
+        return freed
+
+    monkeypatch.setattr(Runs, "sweep", watched)
+    await worker(lease_ttl=1.5)
+    await eventually(lambda: sql.one("SELECT state FROM everstep.run") == 1)
+    await eventually(lambda: len(open_transactions) > 1)
+    assert set(open_transactions) == {0}
+
+
+async def test_all_who_are_due_are_woken_in_one_turn(app, client, sql, database):
+    """After a downtime they are many."""
+
+    @app.workflow
+    async def flow() -> None:
+        pass
+
+    await client.start_many(flow, [()] * 1_200, delay=3600)
+    sql("UPDATE everstep.run SET wake_at = now()")
+    link, me = Link(database, "test"), uuid4()
+    announced: list[None] = []
+    timers = Timers(
+        link,
+        Runs("everstep", me, "v"),
+        Workers("everstep", me),
+        schema="everstep",
+        announce=lambda: announced.append(None),
+        stir=lambda _: None,
+    )
+    assert await timers.run_once() == 1_200
+    assert len(announced) == 3
+    await link.close()
+
+
+async def test_a_run_that_somebody_holds_locked_stops_no_timer_and_no_claim(
+    app, client, worker, sql, database
+):
+    """A start in a user's own transaction may hold one for hours."""
+
+    @app.workflow
+    async def flow() -> None:
+        pass
+
+    @app.workflow
+    async def sender() -> None:
+        await everstep.send("held", 1)
+
+    await client.start(flow, id="late", delay=3600)
+    await client.start(flow, id="held", delay=3600)
+    sql("UPDATE everstep.run SET deadline = now() WHERE id = 'late'")
+    with psycopg.connect(database) as other:
+        other.execute("SELECT FROM everstep.run FOR UPDATE")
+        await worker()
+        await (await client.start(sender)).result(timeout=10)
+        await (await client.start(flow, delay=0.1)).result(timeout=10)
+    await eventually(lambda: sql.one("SELECT status FROM everstep.workflow WHERE id = 'late'") == 3)
+    await eventually(lambda: sql.one("SELECT signals FROM everstep.run WHERE id = 'held'") == 1)
 
 
 async def test_suspects_are_claimed_one_at_a_time_and_alone(client, worker, sql):

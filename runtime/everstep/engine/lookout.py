@@ -25,6 +25,9 @@ from everstep.store.models import Seen
 
 MAX_ASKED = 200
 
+COME_BACK_SECONDS = (0.005, 0.5)
+"""The shortest and the longest pause before another try to wake what somebody held locked."""
+
 
 class _Sight(Enum):
     MESSAGE = auto()
@@ -163,7 +166,11 @@ def _give(question: _Question, seen: Seen | None) -> None:
 
 
 class Waker:
-    """Wakes workflows after the commits that stirred them, many at a time."""
+    """Wakes workflows after the commits that stirred them, many at a time.
+
+    It waits for no lock: whoever holds one (a start in a user's transaction, for as long as that takes) would stop
+    everything else this worker asks, and the workflows whose locks it had already. It comes back instead.
+    """
 
     def __init__(self, link: Link, messages: Messages, announce: Callable[[], None]) -> None:
         self._link = link
@@ -179,10 +186,16 @@ class Waker:
 
     async def run(self) -> None:
         """Wake for ever."""
+        pause, longest = COME_BACK_SECONDS
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             due, self._due = sorted(self._due), set()
-            if due:
-                await self._link.retry(lambda c, due=due: self._messages.wake(c, due))  # type: ignore[misc]
+            missed = await self._wake(due) if due else []
+            pause = min(pause * 2, longest) if missed else COME_BACK_SECONDS[0]
+            if missed:
+                asyncio.get_running_loop().call_later(pause, self.stir, missed)
             self._announce()
+
+    async def _wake(self, ids: Sequence[str]) -> list[str]:
+        return await self._link.retry(lambda c: self._messages.wake_free(c, ids))

@@ -63,7 +63,12 @@ class Parts:
         self.claimer = self._make_claimer(metrics)
         self._declarer = self._make_declarer()
         self.timers = Timers(
-            self._link, self._runs, self._workers, schema=settings.schema, announce=announce
+            self._link,
+            self._runs,
+            self._workers,
+            schema=settings.schema,
+            announce=announce,
+            stir=self._waker.stir,
         )
         self.scheduler = self._make_scheduler()
         self.sampler = self._make_sampler(metrics)

@@ -18,7 +18,7 @@ from everstep.engine.runner import Runner
 from everstep.errors import DEADLINE_EXCEEDED, Failure
 from everstep.store.connection import Connection, Link
 from everstep.store.messages import Messages
-from everstep.store.runs import Runs
+from everstep.store.runs import WAKE_AT_ONCE, Runs
 from everstep.store.workers import Lease, Workers
 from everstep.store.workflows import Workflows
 
@@ -26,6 +26,9 @@ log = logging.getLogger("everstep")
 
 TIMER_SECONDS = 0.4
 """How often a worker looks for timers that are due; a sleep is late by at most about this much."""
+
+TURN_SECONDS = 1.0
+"""How long one worker goes on waking those that are due before the ticket is anybody's again."""
 
 RARER_THAN_LONG = 30
 """A look at all that wait is followed by a pause of so many times its length."""
@@ -77,44 +80,49 @@ class Sweeper:
         self._every = ttl / 3
         self._suspicion = Suspicion(ttl / 2)
         self._max_crashes = max_crashes
+        self._epitaph = _dead_letter(max_crashes)
         self._looking = 0.0
         self.interval = min(1.0, ttl / 6)
         self.wake = asyncio.Event()
 
     async def run_once(self) -> int:
-        await self._link.call(self._sweep)
+        if await self._link.call(self._declare_dead):
+            await self._rescue()
         return 0
 
-    async def _sweep(self, connection: Connection) -> None:
+    async def _declare_dead(self, connection: Connection) -> bool:
+        """Whether there is something to rescue, or it is this worker's turn to look for it."""
         leases = await self._workers.leases(connection)
         suspects = self._suspicion.suspects(leases, time.monotonic())
         if suspects:
             for pod in await self._workers.declare_dead(connection, suspects):
                 log.warning("worker of pod %s declared dead: its lease ran out", pod)
         due = await self._workers.take_ticket(connection, "sweep", self._every)
-        if due or suspects:
-            await self._rescue(connection)
+        return due or bool(suspects)
 
-    async def _rescue(self, connection: Connection) -> None:
-        while await self._free(connection):
+    async def _rescue(self) -> None:
+        # Each statement by itself, so that claims come in between.
+        while await self._link.call(self._free):
             self._announce()
-        await self._wake_forgotten(connection)
-        await self._workers.forget_workers(connection)
+        await self._link.call(self._wake_forgotten)
+        await self._link.call(self._workers.forget_workers)
+        await self._link.call(self._bury)
 
     async def _free(self, connection: Connection) -> int:
-        # One transaction: what has crashed too often would else be claimed once more in between.
-        async with connection.transaction():
-            rescued = await self._runs.rescue(connection)
-            buried = await self._runs.bury(
-                connection, self._max_crashes, _dead_letter(self._max_crashes)
-            )
-        if rescued:
-            log.info("rescued %d workflows from dead workers", rescued)
+        freed, buried = await self._runs.sweep(connection, self._max_crashes, self._epitaph)
+        if freed:
+            log.info("rescued %d workflows from dead workers", freed)
+        self._tell_buried(buried)
+        return freed + buried
+
+    async def _bury(self, connection: Connection) -> None:
+        self._tell_buried(await self._runs.bury(connection, self._max_crashes, self._epitaph))
+
+    def _tell_buried(self, buried: int) -> None:
         if buried:
             log.error(
                 "gave up %d workflows that crashed more than %d times", buried, self._max_crashes
             )
-        return rescued
 
     async def _wake_forgotten(self, connection: Connection) -> None:
         # It reads all that wait: 0.4 s for 100,000. So the more there are the rarer it is, and never a burden.
@@ -130,7 +138,10 @@ class Sweeper:
 
 
 class Timers:
-    """Wakes sleeping workflows and delayed starts when they are due."""
+    """Wakes sleeping workflows and delayed starts when they are due, and ends those whose deadline has passed.
+
+    `stir`: wakes whoever waits for a workflow that has ended.
+    """
 
     name = "timers"
 
@@ -142,38 +153,47 @@ class Timers:
         *,
         schema: str,
         announce: Callable[[], None],
+        stir: Callable[[list[str]], None],
     ) -> None:
         self._announce = announce
+        self._stir = stir
         self._link = link
         self._runs = runs
         self._workers = workers
         self._workflows = Workflows(schema)
-        self._messages = Messages(schema)
         self.interval = TIMER_SECONDS
         self.wake = asyncio.Event()
 
     async def run_once(self) -> int:
-        await self._link.call(self._end_overdue)
-        woken = await self._link.call(self._wake_due)
-        if woken:
-            self._announce()
-        return woken
+        return await self._link.call(self._end_overdue) + await self._wake_due()
 
-    async def _end_overdue(self, connection: Connection) -> None:
+    async def _end_overdue(self, connection: Connection) -> int:
         """Deadlines hold for every open workflow, also for those that no worker has."""
-        if overdue := await self._workflows.overdue(connection):
-            done = await self._workflows.cancel(connection, overdue, DEADLINE_EXCEEDED.encode())
-            if done.wakes:
-                await self._messages.wake(connection, sorted(done.wakes))
-                self._announce()
+        if not (overdue := await self._workflows.overdue(connection)):
+            return 0
+        # What somebody holds locked is for the next round: nobody else's timer waits for it.
+        done = await self._workflows.cancel_free(connection, overdue, DEADLINE_EXCEEDED.encode())
+        if done.wakes:
+            self._stir(done.wakes)
+        return len(done.cancelled) + len(done.cancelling)
 
-    async def _wake_due(self, connection: Connection) -> int:
+    async def _wake_due(self) -> int:
+        """Whoever has the ticket goes on while there are more: after a downtime all who slept through it are due."""
+        if not await self._link.call(self._my_turn):
+            return 0
+        total, ends = 0, time.monotonic() + TURN_SECONDS
+        while woken := await self._link.call(self._runs.wake_due):
+            total += woken
+            self._announce()
+            if woken < WAKE_AT_ONCE or time.monotonic() > ends:
+                break
+        return total
+
+    async def _my_turn(self, connection: Connection) -> bool:
         # Reading first keeps an idle fleet from writing four times a second.
-        if not await self._runs.any_due(connection):
-            return 0
-        if not await self._workers.take_ticket(connection, "timers", TIMER_SECONDS / 4):
-            return 0
-        return await self._runs.wake_due(connection)
+        return await self._runs.any_due(connection) and await self._workers.take_ticket(
+            connection, "timers", TIMER_SECONDS / 4
+        )
 
 
 class Strays:

@@ -19,6 +19,7 @@ class Messages:
 
     def __init__(self, schema: str, encoding: Encoding = PLAIN) -> None:
         self._sql = statements(schema)
+        self._wake_free = self._sql["wake"].replace(b"FOR UPDATE", b"FOR UPDATE SKIP LOCKED")
         self._encoding = encoding
 
     async def send(
@@ -48,6 +49,12 @@ class Messages:
         cursor = await connection.execute(self._sql["wake"], {"ids": list(ids)})
         row = await cursor.fetchone()
         return 0 if row is None else int(row.woken)
+
+    async def wake_free(self, connection: Connection, ids: Sequence[str]) -> list[str]:
+        """The same without waiting for those that somebody holds locked. Returns these."""
+        cursor = await connection.execute(self._wake_free, {"ids": list(ids)})
+        row = await cursor.fetchone()
+        return [] if row is None else row.missed
 
     async def wake_forgotten(self, connection: Connection) -> int:
         """Wake waiting workflows whose waker died before it could. Returns how many."""

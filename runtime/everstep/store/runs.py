@@ -28,6 +28,12 @@ from everstep.store.statements import numbered, statements
 CLAIM_TIMEOUT_SECONDS = 15
 """A claim never runs longer on the server; mark_drained waits twice as long (docs/internals/rollout.md)."""
 
+WAKE_AT_ONCE = 500
+"""As many sleepers as wake_due wakes."""
+
+_NEVER = 1_000_000
+"""More crashes than are counted."""
+
 _CLAIM_LIMIT = b"SET LOCAL statement_timeout = '%ds'; " % CLAIM_TIMEOUT_SECONDS
 
 
@@ -197,8 +203,20 @@ class Runs:
         )
 
     async def rescue(self, connection: Connection) -> int:
-        """Free up to 500 runs of workers that are not live. Returns how many."""
-        return await _count(connection, self._sql["rescue"], {})
+        """Free up to 500 runs of workers that are not live, however often they crashed. Returns how many."""
+        return (await self.sweep(connection, _NEVER, b""))[0]
+
+    async def sweep(
+        self, connection: Connection, max_crashes: int, error: bytes
+    ) -> tuple[int, int]:
+        """Free up to 500 runs of workers that are not live; those that crashed too often become dead letters.
+
+        Returns how many are free, and how many it has given up.
+        """
+        arguments = {"max_crashes": max_crashes, "error": error}
+        row = await (await connection.execute(self._sql["rescue"], arguments)).fetchone()
+        assert row is not None
+        return row.rescued, row.buried
 
     async def bury(self, connection: Connection, max_crashes: int, error: bytes) -> int:
         """Finish runs that crashed too often as dead letters. Returns how many."""
@@ -212,7 +230,7 @@ class Runs:
         return await cursor.fetchone() is not None
 
     async def wake_due(self, connection: Connection) -> int:
-        """Make up to 500 workflows whose timer is due claimable. Returns how many."""
+        """Make up to WAKE_AT_ONCE workflows whose timer is due claimable. Returns how many."""
         return await _count(connection, self._sql["wake_due"], {})
 
 

@@ -67,6 +67,7 @@ class Workflows:
 
     def __init__(self, schema: str) -> None:
         self._sql = statements(schema)
+        self._cancel_free = self._sql["cancel"].replace(b"FOR UPDATE", b"FOR UPDATE SKIP LOCKED")
 
     async def start(
         self, connection: Connection, starts: Sequence[Start], eager: Eager | None = None
@@ -167,8 +168,18 @@ class Workflows:
         self, connection: Connection, ids: Sequence[str], error: bytes
     ) -> Cancellation:
         """Cancel workflows: at once if they are not running, else their workers are told."""
-        arguments = {"ids": sorted(ids), "error": error}
-        cursor = await connection.execute(self._sql["cancel"], arguments)
+        return await self._cancel(connection, self._sql["cancel"], ids, error)
+
+    async def cancel_free(
+        self, connection: Connection, ids: Sequence[str], error: bytes
+    ) -> Cancellation:
+        """The same without waiting for those that somebody holds locked: they are left alone."""
+        return await self._cancel(connection, self._cancel_free, ids, error)
+
+    async def _cancel(
+        self, connection: Connection, sql: bytes, ids: Sequence[str], error: bytes
+    ) -> Cancellation:
+        cursor = await connection.execute(sql, {"ids": sorted(ids), "error": error})
         row = await cursor.fetchone()
         assert row is not None
         return Cancellation(row.cancelling, row.cancelled, row.wakes)

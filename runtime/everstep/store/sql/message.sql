@@ -22,7 +22,9 @@ u AS (
            wake_at = CASE WHEN r.state = 3 AND r.epoch > 0 THEN NULL ELSE r.wake_at END,
            wait_key = CASE WHEN r.state = 3 AND r.epoch > 0 THEN NULL ELSE r.wait_key END
      WHERE r.id = ANY (ARRAY(SELECT id FROM l)) RETURNING r.id, r.state)
-SELECT count(*) FILTER (WHERE state = 1) AS woken FROM u;
+SELECT count(*) FILTER (WHERE state = 1) AS woken,
+       ARRAY(SELECT r.id FROM everstep.run r WHERE r.id = ANY (%(ids)s::text[])
+              AND r.id <> ALL (ARRAY(SELECT l.id FROM l))) AS missed FROM u;
 
 -- name: wake_forgotten
 -- Level-triggered: waiting workflows with an awaited message that nobody has taken, whose awaited workflow has

@@ -250,30 +250,52 @@ WITH g AS MATERIALIZED (
      WHERE r.state = 2 AND NOT EXISTS (
            SELECT FROM everstep.worker k WHERE k.id = r.worker_id AND k.state < 3)),
 c AS MATERIALIZED (
-    SELECT r.id, r.generation FROM everstep.run r
+    SELECT r.id, r.generation, r.version, r.epoch, r.crashes, r.progress FROM everstep.run r
      WHERE r.state = 2 AND r.worker_id = ANY (ARRAY(SELECT worker_id FROM g))
      LIMIT 500 FOR UPDATE OF r SKIP LOCKED),
 s AS MATERIALIZED (
     SELECT c.id, (SELECT count(*) FROM everstep.checkpoint k
                    WHERE k.workflow_id = c.id AND k.branch >= everstep.branches_from(c.generation)
                      AND k.branch < everstep.branches_to(c.generation))::int AS progress FROM c),
+x AS MATERIALIZED (
+    SELECT r.id, r.version, r.epoch + 1 AS epoch, s.progress,
+           CASE WHEN s.progress > r.progress THEN 1 ELSE r.crashes + 1 END AS crashes
+      FROM s JOIN c AS r ON r.id = s.id),
+-- What has crashed too often is given up here and now: freed, it would be claimed once more. Where somebody holds
+-- its cold row locked, it alone waits for a later sweep.
+h AS MATERIALIZED (
+    SELECT w.id FROM everstep.workflow w
+     WHERE w.id = ANY (ARRAY(SELECT x.id FROM x WHERE x.crashes > %(max_crashes)s))
+     ORDER BY w.id FOR NO KEY UPDATE SKIP LOCKED),
 u AS (
     UPDATE everstep.run r SET state = 1, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
-           ready_at = everstep.clock(), progress = s.progress,
-           crashes = CASE WHEN s.progress > r.progress THEN 1 ELSE r.crashes + 1 END
-      FROM s WHERE r.id = s.id RETURNING r.id, r.queue, r.name),
+           ready_at = everstep.clock(), progress = x.progress, crashes = least(x.crashes, 32767)
+      FROM x WHERE r.id = x.id AND x.crashes <= %(max_crashes)s RETURNING r.id, r.queue, r.name),
+d AS (
+    DELETE FROM everstep.run r USING h WHERE r.id = h.id RETURNING r.id, r.queue, r.name),
+w AS (
+    UPDATE everstep.workflow w SET status = 4, version = x.version, finished_at = everstep.clock(),
+           finished_epoch = x.epoch, error = %(error)s
+      FROM x JOIN d ON d.id = x.id WHERE w.id = d.id
+    RETURNING w.queue, w.name, extract(epoch FROM everstep.clock() - w.created_at)::float8 AS seconds),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
-    SELECT 4, queue, name, 0, 0, count(*), 0 FROM u GROUP BY queue, name)
-SELECT count(*) AS rescued FROM u;
+    SELECT 4, queue, name, 0, 0, count(*), 0 FROM (SELECT * FROM u UNION ALL SELECT * FROM d) AS f GROUP BY queue, name
+    UNION ALL
+    SELECT 3, queue, name, 4, everstep.bucket(seconds), 1, seconds FROM w)
+SELECT (SELECT count(*) FROM u) AS rescued, (SELECT count(*) FROM w) AS buried;
 
 -- name: bury
--- The dead letter: too many crashes in a row without progress.
+-- The dead letter: too many crashes in a row without progress. A rescue gives up most by itself; these were freed
+-- when more crashes were allowed.
 WITH c AS MATERIALIZED (
     SELECT r.id, r.version, r.epoch FROM everstep.run r
      WHERE r.state = 1 AND r.crashes >= 3 AND r.crashes > %(max_crashes)s ORDER BY r.id LIMIT 500 FOR UPDATE SKIP LOCKED),
+h AS MATERIALIZED (
+    SELECT w.id FROM everstep.workflow w WHERE w.id = ANY (ARRAY(SELECT c.id FROM c))
+     ORDER BY w.id FOR NO KEY UPDATE SKIP LOCKED),
 d AS (
-    DELETE FROM everstep.run r USING c WHERE r.id = c.id RETURNING r.id),
+    DELETE FROM everstep.run r USING h WHERE r.id = h.id RETURNING r.id),
 w AS (
     UPDATE everstep.workflow w SET status = 4, version = c.version, finished_at = everstep.clock(),
            finished_epoch = c.epoch, error = %(error)s
