@@ -6,47 +6,24 @@ The database is held against this after each statement of a long random story (t
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+
+from support.rows import (
+    CANCELLED,
+    DEAD_LETTER,
+    FAILED,
+    OPEN,
+    READY,
+    RUNNING,
+    SUCCEEDED,
+    WAITING,
+    Message,
+    Run,
+    Workflow,
+)
 
 LEASE_SECONDS = 15
-READY, RUNNING, WAITING = 1, 2, 3
-OPEN, SUCCEEDED, FAILED, CANCELLED, DEAD_LETTER = 0, 1, 2, 3, 4
 STARTED, CLAIMED, FINISHED, RESCUED = 1, 2, 3, 4
 MAX_CRASHES = 3
-
-
-@dataclass
-class Run:
-    state: int
-    ready_at: float
-    wake_at: float | None = None
-    wait_key: str | None = None
-    worker: int | None = None
-    epoch: int = 0
-    signals: int = 0
-    cancel: bool = False
-    crashes: int = 0
-    progress: int = 0
-    dedup: str | None = None
-    pinned: bool = False
-    waiters: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Message:
-    body: int
-    taken_at: int | None = None
-
-
-@dataclass
-class Workflow:
-    status: int = OPEN
-    by: int | None = None
-    epoch: int | None = None
-    output: int | None = None
-    parent: str | None = None
-    log: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # seq: kind, worker, epoch
-    mail: list[Message] = field(default_factory=list)
 
 
 class Oracle:
@@ -114,14 +91,14 @@ class Oracle:
         workflow = self.workflows[id_]
         return "finished" if (workflow.by, workflow.epoch) == (worker, epoch) else "fenced"
 
-    def record(self, worker: int, id_: str, epoch: int, seq: int, kind: int) -> str:
+    def record(self, worker: int, id_: str, epoch: int, seq: int, kind: int, outcome: str) -> str:
         """A checkpoint: written, there already (by me), or fenced."""
         if not self.owns(worker, id_, epoch):
             return self._gone(worker, id_, epoch)
         log = self.workflows[id_].log
         if seq in log:
-            return "mine" if log[seq][1:] == (worker, epoch) else "conflict"
-        log[seq] = (kind, worker, epoch)
+            return "mine" if log[seq][1:3] == (worker, epoch) else "conflict"
+        log[seq] = (kind, worker, epoch, outcome)
         return "written"
 
     def start_child(self, parent: str, id_: str) -> None:
