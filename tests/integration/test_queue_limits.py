@@ -6,7 +6,8 @@ import asyncio
 import re
 
 import pytest
-from support.limits import Claimant, Rush, log_starts, put, rewrite_function
+from support.limits import Claimant, log_starts, put, rewrite_function
+from support.rush import Rush
 from support.waiting import eventually
 
 import everstep
@@ -14,6 +15,7 @@ from everstep import App
 from everstep.engine import claimer
 from everstep.store.fsck import fsck
 
+LOOKS = 50_000
 HOLD = {1: (0.1, 0.3), 10: (0.1, 0.3), 100: (0.5, 1.0)}
 
 
@@ -46,18 +48,32 @@ async def test_eight_claimers_that_die_now_and_then_never_exceed_a_limit(
 
 
 @pytest.mark.slow
-async def test_a_limit_holds_for_half_a_minute_of_claims_and_kills(database, sql, routed, rng):
-    """The number that runs can only rise with a claim, and after each claim it is looked at."""
-    declare(sql, "q", '{"max_running": 10}')
-    put(sql, "q", 20_000)
+async def test_limits_hold_in_fifty_thousand_looks_through_claims_and_kills(
+    database, sql, routed, rng
+):
+    """T25: looked at from outside each millisecond, and after each claim, which alone makes the number rise."""
     log_starts(sql)
-    seen = await Rush(database, "q", (0.005, 0.02), rng, kill_every=0.5).run(30.0)
-    claims, most = sql("SELECT count(*), max(running) FROM start_log")[0]
-    print(f"{claims} claims, {seen.kills} kills, at most {most} ran")
-    assert seen.kills >= 30
-    assert claims > 1_000
-    assert most == 10
-    assert seen.refused == 0
+    samples = kills = 0
+    for limit in (1, 10, 100):
+        queue = f"q{limit}"
+        declare(sql, queue, f'{{"max_running": {limit}}}')
+        put(sql, queue, 10_000)
+        rush = Rush(database, queue, HOLD[limit], rng, kill_every=0.7, watchers=3)
+        seen = await rush.run(12.0, samples=LOOKS // 3 + 1)
+        ran = "SELECT count(*), max(running) FROM start_log WHERE queue = %s"
+        ((claims, most),) = sql(ran, [queue])
+        assert max(most, seen.most) == limit
+        assert seen.refused == 0
+        usage = sum(seen.samples) / len(seen.samples) / limit
+        print(
+            f"limit {limit}: {len(seen.samples)} looks, at most {seen.most} ran; {claims} claims, "
+            f"{seen.kills} kills, {usage:.1%} used"
+        )
+        assert usage >= 0.75  # what the dead hold is not used until a sweep
+        samples, kills = samples + len(seen.samples), kills + seen.kills
+    print(f"{samples} looks, {kills} kills")
+    assert samples >= LOOKS
+    assert kills >= 30
 
 
 async def test_without_kills_a_limit_is_used_to_the_full(database, sql, routed, rng):

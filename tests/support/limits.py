@@ -1,19 +1,14 @@
-"""Limited queues under load: claimers that claim, hold, finish and die, and what the database saw of it."""
+"""Limited queues as the store knows them: who claims, finishes and dies, and what the database saw of it."""
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 from uuid import UUID, uuid4
 
-import psycopg
-
-from everstep.store.connection import Connection, Link, connect
+from everstep.store.connection import Connection, Link
 from everstep.store.models import CommitBatch, Ending
 from everstep.store.queues import LimitedClaims
 from everstep.store.runs import Runs
@@ -144,99 +139,6 @@ class Claimant:
             "VALUES (%s, 'test', 'v1', 1, 100, now(), now() + interval '1 hour')",
             [self.me],
         )
-
-
-@dataclass
-class Watched:
-    """What was seen of a queue from outside while claimants worked."""
-
-    samples: list[int] = field(default_factory=list)
-    most: int = 0
-    finished: int = 0
-    kills: int = 0
-    refused: int = 0
-    """Claims that the unique index stopped: never, with the protocol as it is."""
-
-
-@dataclass
-class Rush:
-    """So many claimants at one queue: each takes what it gets, holds it for a moment, and finishes it."""
-
-    url: str
-    queue: str
-    hold: tuple[float, float]
-    rng: random.Random
-    kill_every: float | None = None
-    claimants: int = 8
-    watched: Watched = field(default_factory=Watched)
-
-    async def run(self, seconds: float) -> Watched:
-        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-            own = [
-                await stack.enter_async_context(Claimant(self.url, self.queue))
-                for _ in range(self.claimants)
-            ]
-            tasks = [group.create_task(self._work(one, group)) for one in own]
-            tasks += [group.create_task(self._sweep()), group.create_task(self._watch())]
-            if self.kill_every is not None:
-                tasks.append(group.create_task(self._kill(own)))
-            await asyncio.sleep(seconds)
-            for task in tasks:
-                task.cancel()
-        return self.watched
-
-    async def _work(self, claimant: Claimant, group: asyncio.TaskGroup) -> None:
-        while True:
-            try:
-                share = await claimant.claim(self.rng.randint(1, 20))
-            except Exception as error:
-                if not isinstance(error.__cause__, psycopg.errors.UniqueViolation):
-                    raise
-                self.watched.refused += 1
-                continue
-            if share is not None and share.claimed:
-                me = claimant.me
-                for one in share.claimed:
-                    group.create_task(self._hold(claimant, me, {one.id: one.epoch}))
-            else:
-                await asyncio.sleep(self.rng.uniform(0.002, 0.01))
-
-    async def _hold(self, claimant: Claimant, me: UUID, owned: dict[str, int]) -> None:
-        await asyncio.sleep(self.rng.uniform(*self.hold))
-        if claimant.me == me:  # else it died meanwhile
-            with suppress(asyncio.CancelledError):
-                await claimant.finish(owned)
-            self.watched.finished += 1
-
-    async def _kill(self, claimants: list[Claimant]) -> None:
-        assert self.kill_every is not None
-        while True:
-            await asyncio.sleep(self.kill_every)
-            await self.rng.choice(claimants).die()
-            self.watched.kills += 1
-
-    async def _sweep(self) -> None:
-        link = Link(self.url, "sweeper")
-        runs = Runs("everstep", uuid4(), "v1")
-        try:
-            while True:
-                await link.call(runs.rescue)
-                await asyncio.sleep(0.05)
-        finally:
-            await link.close()
-
-    async def _watch(self) -> None:
-        async with await connect(self.url, "watcher") as connection:
-            while True:
-                rows = await connection.execute(
-                    "SELECT count(*) AS n FROM everstep.run WHERE queue = %s AND state = 2",
-                    [self.queue],
-                )
-                row = await rows.fetchone()
-                assert row is not None
-                self.watched.samples.append(row.n)
-                self.watched.most = max(self.watched.most, row.n)
-                await asyncio.sleep(0.001)
 
 
 def rewrite_function(sql: Sql, rewrite: Callable[[str], str], name: str = "claim_limited") -> None:
