@@ -136,8 +136,9 @@ class Oracle:
     def _free(self, run: Run) -> None:
         run.state, run.worker, run.epoch, run.ready_at = READY, None, run.epoch + 1, self.now
 
-    def release(self, worker: int) -> int:
-        mine = [run for run in self.runs.values() if run.worker == worker]
+    def release(self, worker: int, ids: list[str] | None = None) -> int:
+        held = {i: run for i, run in self.runs.items() if run.worker == worker}
+        mine = [run for i, run in held.items() if ids is None or i in ids]
         for run in mine:
             self._free(run)
         return len(mine)

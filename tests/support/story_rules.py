@@ -16,7 +16,8 @@ from hypothesis.stateful import (
 
 from everstep.store.models import CheckpointKind, Ending
 from support.oracle import MAX_CRASHES
-from support.rows import OPEN, SUCCEEDED
+from support.rows import SUCCEEDED
+from support.story import Claim
 from support.telling_mail import TellingMail
 from support.telling_workers import TellingWorkers
 
@@ -51,13 +52,15 @@ class Story(TellingWorkers, TellingMail, RuleBasedStateMachine):
 
     # From outside.
 
-    @rule(pick=PICK, how=st.sampled_from(["", "", "delayed", "with a key"]))
+    @rule(pick=PICK, how=st.sampled_from(["", "delayed", "with a key", "with a key"]))
     def start(self, pick: int, how: str) -> None:
         id_ = choose([*(i for i in IDS if i not in self.oracle.workflows), "a"], pick)
         self.start_one(id_, 5.0 * (how == "delayed"), "key" if how == "with a key" else None)
 
     def to_restart(self) -> list[str]:
-        return [i for i, w in self.oracle.workflows.items() if w.status > SUCCEEDED]
+        """What did not succeed; first what had taken a message."""
+        failed = {i: w for i, w in self.oracle.workflows.items() if w.status > SUCCEEDED}
+        return [i for i, w in failed.items() if any(m.taken_at for m in w.mail)] or list(failed)
 
     @precondition(lambda self: self.to_restart())
     @rule(pick=PICK)
@@ -65,9 +68,10 @@ class Story(TellingWorkers, TellingMail, RuleBasedStateMachine):
         self.restart_one(choose(self.to_restart(), pick))
 
     def to_cancel(self) -> list[str]:
-        """What nobody has cancelled yet, and one that has finished, if any has."""
+        """What nobody has cancelled yet, and one that has finished; not so often that little is left."""
         finished = [i for i in self.oracle.workflows if i not in self.oracle.runs]
-        return [i for i, run in self.oracle.runs.items() if not run.cancel] + finished[:1]
+        under_way = [i for i, run in self.oracle.runs.items() if not run.cancel]
+        return under_way + finished[:1] if len(under_way) > 3 else []
 
     @precondition(lambda self: self.to_cancel())
     @rule(pick=PICK)
@@ -106,9 +110,10 @@ class Story(TellingWorkers, TellingMail, RuleBasedStateMachine):
     # Workers come and go.
 
     @precondition(lambda self: len(self.live()) < 2)
-    @rule()
-    def join(self) -> None:
+    @rule(limit=st.integers(1, 3))
+    def join(self, limit: int) -> None:
         self.join_one()
+        self.take(self.workers, limit, suspect=False)
 
     def claimable(self) -> list[bool]:
         """Of whom there are any: the unsuspected, the suspects."""
@@ -143,6 +148,14 @@ class Story(TellingWorkers, TellingMail, RuleBasedStateMachine):
         if how == "freeze":
             self.claims = kept
         self.did(how)
+
+    @precondition(lambda self: self.held_by_the_living())
+    @rule(pick=PICK)
+    def give_back(self, pick: int) -> None:
+        """A worker gives a workflow back and claims it again: what it said before is void."""
+        claim = choose(self.held_by_the_living(), pick)
+        self.give_back_one(claim)
+        self.take(claim.worker, 20, suspect=self.oracle.runs[claim.id].crashes >= 3)
 
     @precondition(lambda self: self.held_by_the_living())
     @rule(pick=PICK)
@@ -197,11 +210,11 @@ class Story(TellingWorkers, TellingMail, RuleBasedStateMachine):
     def start_a_child(self, pick: int) -> None:
         self.start_child_of(choose([c for c in self.fresh() if len(c.id) == 1], pick))
 
-    def awaited(self) -> list[tuple[Any, str]]:
-        """Who may await whom: first those whose answer is there."""
+    def awaited(self) -> list[tuple[Claim, str]]:
+        """Who may await whom: those that have finished, if any have."""
         children = [i for i in self.oracle.workflows if "/" in i]
-        children.sort(key=lambda i: self.oracle.workflows[i].status == OPEN)
-        return [(c, child) for child in children for c in self.fresh() if c.id != child]
+        finished = [i for i in children if i not in self.oracle.runs]
+        return [(c, child) for child in finished or children for c in self.fresh() if c.id != child]
 
     @precondition(lambda self: self.awaited())
     @rule(pick=PICK)
@@ -211,8 +224,10 @@ class Story(TellingWorkers, TellingMail, RuleBasedStateMachine):
     @precondition(lambda self: self.stale())
     @rule(pick=PICK, what=st.sampled_from(["record", "end", "park", "claim"]))
     def write_late(self, pick: int, what: str) -> None:
-        """A worker that was frozen goes on as if nothing had happened."""
-        claim = choose(self.stale(), pick)
+        """Who was frozen, or is late, goes on as if nothing had happened; first who has it again, at a later epoch."""
+        runs = self.oracle.runs
+        again = [c for c in self.stale() if c.id in runs and runs[c.id].worker == c.worker]
+        claim = choose(again or self.stale(), pick)
         if what == "end":
             self.finish(claim, Ending.SUCCEEDED)
         elif what == "claim" and not self.oracle.live(claim.worker):
@@ -221,6 +236,7 @@ class Story(TellingWorkers, TellingMail, RuleBasedStateMachine):
             assert self.write(claim, CheckpointKind.STEP) in ("fenced", "finished")
         else:
             self.park(claim, None, "sleep", -1)
+        self.claims.remove(claim)  # whoever is told that it is late leaves it alone
         self.did("write late")
 
 

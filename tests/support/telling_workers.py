@@ -73,6 +73,14 @@ class TellingWorkers(Telling):
         self.oracle.dead.add(worker)
         self.did("leave")
 
+    def give_back_one(self, claim: Claim) -> None:
+        """As a worker does that does not know of it: the reply to its claim was lost."""
+        self.say(f"{claim} gives it back")
+        runs, session = self.engine.runs(claim.worker), self.engine.session
+        released = self.engine.do(runs.release_strays(session, [claim.id]))
+        assert released == self.oracle.release(claim.worker, [claim.id])
+        self.did("give back")
+
     def fall_silent(self, worker: int) -> None:
         """It is killed, or frozen, for longer than its lease; the others beat on and sweep."""
         self.say(f"worker {worker} falls silent")
