@@ -28,6 +28,7 @@ from everstep.errors import DatabaseRefusedError
 from everstep.migrations.known import newest_known
 from everstep.store import runs
 from everstep.store.connection import Link, Passing, connect, pooled
+from everstep.store.hints import Channel, Ear
 
 
 async def test_sessions_terminated_again_and_again_lose_nothing(database, app, worker, client, sql):
@@ -103,6 +104,26 @@ async def test_an_ending_the_database_refuses_is_an_ending_too(app, worker, clie
     await worker()
     with pytest.raises(WorkflowError, match="the database refuses"):
         await (await client.start(flow, 13)).result(timeout=10)
+
+
+async def test_who_waits_for_more_than_one_question_takes_is_answered(
+    app, worker, client, monkeypatch
+):
+    """Those that wait longest do not keep the others from being asked about."""
+    monkeypatch.setattr("everstep.client.outcomes.MAX_IDS", 3)
+
+    @app.workflow
+    async def flow() -> int:
+        return 1
+
+    long = [await client.start(flow, delay=3600) for _ in range(3)]
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(handle.result()) for handle in long]
+        await eventually(lambda: len(client.outcomes._waiters) == 3)
+        await worker()
+        assert await (await client.start(flow)).result(timeout=10) == 1
+        for task in waiting:
+            task.cancel()
 
 
 async def test_waiting_for_results_ends_when_the_schema_is_gone(database, app, client, sql):
@@ -283,6 +304,15 @@ async def test_everything_works_through_a_transaction_pooler(pgbouncer, sql):
     assert results == [2 * n for n in range(50)] * 2
     # Three starts and claims that pinned a version did so under a time limit of their own.
     assert sql.one("SELECT count(*) FROM everstep.checkpoint") == 300
+
+
+async def test_behind_a_pooler_nobody_listens(pgbouncer):
+    """The server's session would go on listening, and its hints would pile up in whichever connection has it next."""
+    ear = Ear(pgbouncer, "everstep", {Channel.READY: lambda: None})
+    await asyncio.wait_for(ear.run(), 10)
+    async with await connect(pgbouncer, "test") as connection:
+        cursor = await connection.execute("SELECT * FROM pg_listening_channels()")
+        assert await cursor.fetchall() == []
 
 
 async def test_a_direct_connection_is_not_taken_for_a_pooled_one(database):

@@ -381,6 +381,31 @@ async def test_a_run_that_somebody_holds_locked_stops_no_timer_and_no_claim(
     await eventually(lambda: sql.one("SELECT signals FROM everstep.run WHERE id = 'held'") == 1)
 
 
+async def test_a_worker_that_is_never_idle_waits_for_a_suspect_only_for_a_while(
+    client, worker, sql, monkeypatch
+):
+    """Its steps may last for hours, and others have work too."""
+    monkeypatch.setattr("everstep.engine.suspects.DRAIN_SECONDS", 0.3)
+    app, reached, go = waiting_app()
+
+    @app.workflow
+    async def flow() -> int:
+        return 1
+
+    running = await worker(app)
+    long = await client.start(app.workflows["flow"])
+    await reached.wait()
+    suspects = running.tenure.claimer._suspects
+    suspects._patience, suspects._due = 0.0, 0.0
+    suspect = await client.start(flow, id="suspect", delay=3600)
+    sql("UPDATE everstep.run SET state = 1, crashes = 3, wake_at = NULL WHERE id = 'suspect'")
+    await eventually(lambda: suspects._due > 0.0)
+    assert await (await client.start(flow)).result(timeout=10) == 1
+    go.set()
+    assert await long.result(timeout=10) == [1, 2]
+    assert await suspect.result(timeout=10) == 1
+
+
 async def test_suspects_are_claimed_one_at_a_time_and_alone(client, worker, sql):
     app = App("test")
     together: list[set[str]] = []

@@ -265,3 +265,28 @@ async def test_a_look_at_all_that_wait_is_rarer_the_longer_it_takes(
         await eventually(lambda: sql(looks))
     # What took 0.3 seconds has a pause of 9 behind it, where a sweep is due each half second.
     await eventually(lambda: sql.one(next_in) > 6)
+
+
+@pytest.mark.slow
+async def test_who_read_an_event_long_ago_is_not_remembered_for_ever(worker, client, sql):
+    """A workflow without an end has readers without an end."""
+    app = App("test")
+
+    @app.workflow
+    async def board() -> None:
+        await everstep.set_event("news", 1)
+        await everstep.recv("stop")
+
+    @app.workflow
+    async def reader() -> int:
+        return await everstep.get_event("board", "news")
+
+    await worker(app, concurrency=50)
+    endless = await client.start(board, id="board")
+    await eventually(lambda: sql.one("SELECT count(*) FROM everstep.event"))
+    for _ in range(5):
+        handles = await client.start_many(reader, [()] * 100)
+        assert set(await asyncio.gather(*[handle.result(20) for handle in handles])) == {1}
+    assert sql.one("SELECT cardinality(waiters) FROM everstep.run WHERE id = 'board'") < 300
+    await client.send("board", 1, topic="stop")
+    await endless.result(10)

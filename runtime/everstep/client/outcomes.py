@@ -105,4 +105,13 @@ class Outcomes:
             return 0
         for outcome in found:
             self.ended(outcome)
+        self._put_last(ids)
         return len(found)
+
+    def _put_last(self, ids: list[str]) -> None:
+        """Those that were asked about; where more wait than one question takes, the others are next."""
+        if len(ids) < MAX_IDS:
+            return
+        for id_ in ids:
+            if id_ in self._waiters:
+                self._waiters[id_] = self._waiters.pop(id_)

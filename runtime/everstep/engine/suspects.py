@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,6 +16,12 @@ ClaimOne = Callable[[Offer, int | None], Awaitable[bool]]
 
 TURN_SECONDS = 2.0
 """How long a worker goes on with suspects, one after the other, before it takes other work again."""
+
+DRAIN_SECONDS = 30.0
+"""How long a worker that is never idle takes nothing new, so as to become idle. Steps may last for hours."""
+
+RARER_THAN_DRAINED = 10
+"""In vain, it tries again after so many times as long: at most a tenth of its time is lost."""
 
 
 class Suspects:
@@ -36,8 +43,9 @@ class Suspects:
             return 0
         if now >= self._due:
             # It was never idle: let it finish what it has, and take nothing new meanwhile.
-            await self._until(lambda: not self._runner.executions)
-            self._due = time.monotonic() + self._patience
+            await self._until(lambda: not self._runner.executions, now + DRAIN_SECONDS)
+            in_vain = DRAIN_SECONDS * RARER_THAN_DRAINED if self._runner.executions else 0.0
+            self._due = time.monotonic() + self._patience + in_vain
         ran, ends = 0, time.monotonic() + TURN_SECONDS
         # What is still here after that has progressed: another crash is the first one for it.
         while (ran or not self._runner.executions) and time.monotonic() < ends:
@@ -53,9 +61,9 @@ class Suspects:
                 return True
         return False
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        """Claim nothing until something is true of the runner."""
-        while not condition() and not self._stopped():
+    async def _until(self, condition: Callable[[], bool], ends: float = math.inf) -> None:
+        """Claim nothing until something is true of the runner, or until an instant."""
+        while not condition() and not self._stopped() and time.monotonic() < ends:
             self._runner.freed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.05):

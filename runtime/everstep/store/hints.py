@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from everstep.errors import DatabaseUnreachableError, EverstepError
-from everstep.store.connection import Connection, Link, connect
+from everstep.store.connection import Connection, Link, connect, pooled
 
 log = logging.getLogger("everstep")
 
@@ -115,6 +115,10 @@ class Ear:
                 wait = min(wait * 2, 10.0)
                 continue
             try:
+                if pooled(connection):
+                    # The pooler would take it, and leave the server's session listening for whoever has it next.
+                    log.info("listener: behind a pooler nobody listens, polling instead")
+                    return
                 for name in self._calls:
                     await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(name)))
                 wait = 0.1

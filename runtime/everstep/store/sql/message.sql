@@ -69,7 +69,8 @@ SELECT q.n AS question, r.signals, m.n, m.codec, m.body
 
 -- name: watch
 -- Ask to be woken by other workflows. One that is not there has finished, or never was; a child knows its parent from
--- its start on. Locked in the order of their ids, like by a wake.
+-- its start on. Locked in the order of their ids, like by a wake. A list that grows is rid of those that have
+-- finished, once in a while: of a workflow without an end it would grow for ever.
 WITH q AS MATERIALIZED (
     SELECT t.id, array_agg(t.waiter) AS waiters
       FROM unnest(%(ids)s::text[], %(waiters)s::text[]) AS t(id, waiter) GROUP BY t.id),
@@ -80,7 +81,11 @@ l AS MATERIALIZED (
           WHERE NOT coalesce(r.waiters @> q.waiters, false)))
      ORDER BY r.id FOR NO KEY UPDATE)
 UPDATE everstep.run r
-   SET waiters = r.waiters || ARRAY(SELECT w FROM unnest(q.waiters) AS w WHERE w <> ALL (coalesce(r.waiters, '{}')))
+   SET waiters = CASE WHEN cardinality(r.waiters) / 64 = (cardinality(r.waiters) + cardinality(q.waiters)) / 64
+                      THEN r.waiters
+                      ELSE ARRAY(SELECT w FROM unnest(r.waiters) AS w WHERE NOT EXISTS (
+                                     SELECT FROM everstep.workflow o WHERE o.id = w AND o.status <> 0)) END
+                 || ARRAY(SELECT w FROM unnest(q.waiters) AS w WHERE w <> ALL (coalesce(r.waiters, '{}')))
   FROM q WHERE q.id = r.id AND r.id = ANY (ARRAY(SELECT id FROM l));
 
 -- name: peek_outcome
