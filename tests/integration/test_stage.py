@@ -15,7 +15,7 @@ import pytest
 import everstep
 from everstep import App, Client, Rate, Retry, UsageError, WorkflowError, sync
 from everstep.errors import WorkflowTimeoutError
-from everstep.store.connection import connect
+from everstep.store.connection import Connection, connect
 from everstep.store.testing import FakeClock
 from everstep.testing import Stage, StuckError, SyncStage
 
@@ -490,3 +490,25 @@ async def test_the_clock_is_moved_by_times_only(app: App, open_stage: OpenStage)
     ):
         with pytest.raises(UsageError, match="the clock"):
             await wrong()
+
+
+async def test_what_is_woken_between_two_questions_is_not_stuck(
+    app: App, open_stage: OpenStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.workflow
+    async def ask() -> str:
+        return str(await everstep.recv("answer"))
+
+    stage = await open_stage()
+    handle = await stage.client.start(ask)
+    messages = stage.clock._messages
+    look, sent = messages.wake_forgotten, []
+
+    async def send_first(connection: Connection) -> int:
+        if not sent:
+            sent.append(await stage.client.send(handle.id, "yes", "answer"))
+        return await look(connection)
+
+    monkeypatch.setattr(messages, "wake_forgotten", send_first)
+    assert (await stage.finish(handle)).result == "yes"
+    assert sent == [True]

@@ -95,6 +95,12 @@ class FakeClock:
         cursor = await connection.execute(self._sql["busy"], arguments)
         return [Busy(*row) for row in await cursor.fetchall()]
 
+    async def pulse(self, connection: Connection) -> int:
+        """Another number whenever something has moved."""
+        row = await (await connection.execute(self._sql["pulse"])).fetchone()
+        assert row is not None
+        return int(row.pulse)
+
     async def next_timer(self, connection: Connection) -> datetime | None:
         """When the next thing happens that only waits for the clock."""
         cursor = await connection.execute(self._sql["next_timer"])

@@ -84,19 +84,21 @@ class Clock:
         Raises StuckError if it waits for something that no clock brings, such as a message: at once where nothing
         else has a timer, else after twenty seconds without a change.
         """
-        patience, vain = _Patience(), _Vain()
+        patience, vain, timeless = _Patience(), _Vain(), False
         while not await self._finished(handle.id):
             if busy := await self._busy():
+                timeless = False
                 await patience.nap(busy)
-                continue
-            timer = await self._next_timer()
-            if timer is None and not await self._finished(handle.id):
-                raise StuckError(await self._why_stuck(handle.id, "there is no timer"))
-            if timer is not None:
+            elif (timer := await self._next_timer()) is not None:
                 if vain.of(await self._standing(handle.id)):
                     raise StuckError(await self._why_stuck(handle.id, _ONLY_OTHERS))
                 await self._jump_to(timer)
-            patience = _Patience()
+                patience, timeless = _Patience(), False
+            elif timeless and not await self._finished(handle.id):
+                raise StuckError(await self._why_stuck(handle.id, "there is no timer"))
+            else:
+                # A timer may have ended by itself between the two questions: it shows at the next look.
+                timeless = True
 
     async def quiet(self) -> None:
         """Wait until everything waits: nothing is running, queued or due. Raises StuckError after twenty seconds of the same."""
@@ -114,10 +116,18 @@ class Clock:
         if self._worker.tenure is not tenure or self._worker.phase is not Phase.LIVE:
             # It has just died: what it held is nobody's until it is back.
             return [Busy("the worker", "is not up")]
-        if await self._link.retry(self._messages.wake_forgotten):
-            await self._look_now()
+        return await self._link.retry(self._owed)
+
+    async def _owed(self, connection: Connection) -> list[Busy]:
+        """What is between two places: it has been woken, or is about to be, and showed in no question so far."""
+        before = await self._sql.pulse(connection)
+        if await self._messages.wake_forgotten(connection):
+            self._tell(await self._sql.now(connection))
             return [Busy("a workflow", "has just been woken")]
-        return []
+        busy = await self._sql.busy(connection, self._names, self._worker.queues)
+        if not busy and await self._sql.pulse(connection) != before:
+            return [Busy("a workflow", "has just moved")]
+        return busy
 
     async def _next_timer(self) -> datetime | None:
         return await self._link.retry(self._sql.next_timer)

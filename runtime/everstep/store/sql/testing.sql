@@ -46,6 +46,11 @@ SELECT s.name, 'is a schedule with a tick that is due' FROM everstep.schedule s
  WHERE NOT s.paused AND s.removed_at IS NULL AND s.next_at <= everstep.clock() AND EXISTS (SELECT FROM l)
  ORDER BY 1 LIMIT 10;
 
+-- name: pulse
+-- Changes with every claim, wake, park, start and end.
+SELECT coalesce(sum(hashtextextended(r.id || ' ' || r.epoch || ' ' || r.signals || ' ' || r.state, 0)), 0) AS pulse
+  FROM everstep.run r;
+
 -- name: next_timer
 -- When something will happen by itself: a sleep or a timeout ends, a deadline passes, a schedule ticks, a rate lets
 -- the next workflow begin. What has become due this very moment counts, or it would hide what comes after it.
