@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from everstep.app import App
-from everstep.errors import UsageError
+from everstep.errors import EverstepError, UsageError
 from everstep.testing.blocking import SyncStage
 from everstep.testing.databases import Copies, server
 from everstep.testing.stage import Stage
@@ -58,7 +58,11 @@ def everstep_migrations() -> Path | None:
 def everstep_databases(everstep_migrations: Path | None) -> Iterator[Copies]:
     """Makes databases: on an embedded Postgres, or on the server of EVERSTEP_TEST_DATABASE_URL."""
     with server() as databases:
-        copies = Copies(databases, everstep_migrations)
+        try:
+            copies = Copies(databases, everstep_migrations)
+        except EverstepError as error:
+            # Without the frames: they say nothing more, and hold the password.
+            pytest.fail(f"no database for the tests: {error}", pytrace=False)
         yield copies
         copies.close()
 
