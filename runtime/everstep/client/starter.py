@@ -13,7 +13,8 @@ from everstep.encoding import Encoding
 from everstep.errors import DuplicateWorkflowError, PayloadError, WorkflowConflictError
 from everstep.store.connection import Connection, Link, RowRejected
 from everstep.store.models import Start, Started
-from everstep.store.workflows import Eager, Workflows
+from everstep.store.start_rows import Eager
+from everstep.store.workflows import Workflows
 
 MAX_ROWS = 500
 MAX_BYTES = 1_048_576

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from everstep.app import App
@@ -33,33 +34,37 @@ from everstep.store.runs import CLAIM_TIMEOUT_SECONDS, Runs
 from everstep.store.workers import Workers
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a worker gives to each of its tenures: whose workflows, how many at a time, and whom to tell."""
+
+    app: App
+    settings: Settings
+    queues: Sequence[str]
+    threads: ThreadPoolExecutor
+    ended: Ended
+    announce: Callable[[], None]
+    metrics: LocalMetrics
+
+
 class Parts:
     """Links, statements and loops of one registration; `me` is its half of the fence."""
 
     def __init__(
-        self,
-        app: App,
-        settings: Settings,
-        queues: Sequence[str],
-        threads: ThreadPoolExecutor,
-        *,
-        ended: Ended,
-        announce: Callable[[], None],
-        metrics: LocalMetrics,
-        listener: Listener,
-        probe: Callable[[Execution], Probe] | None,
+        self, terms: Terms, *, listener: Listener, probe: Callable[[Execution], Probe] | None
     ) -> None:
         self.me: UUID = uuid4()
+        app, settings, metrics = terms.app, terms.settings, terms.metrics
         self._app = app
         self._settings = settings
-        self._queues = queues
-        self._announce = announce
+        self._queues = terms.queues
+        self._announce = terms.announce
         self._clock = DatabaseClock()
         self._connect()
         self.heartbeat = self._make_heartbeat(listener)
         self.committer = self._make_committer(metrics)
         self.committer.lease = self.heartbeat.held
-        self.runner = Runner(app, self.committer, threads, ended, probe=probe)
+        self.runner = Runner(app, self.committer, terms.threads, terms.ended, probe=probe)
         self.claimer = self._make_claimer(metrics)
         self._declarer = self._make_declarer()
         self.timers = Timers(
@@ -67,7 +72,7 @@ class Parts:
             self._runs,
             self._workers,
             schema=settings.schema,
-            announce=announce,
+            announce=terms.announce,
             stir=self._waker.stir,
         )
         self.scheduler = self._make_scheduler()

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from everstep.app import App
 from everstep.context import Execution
 from everstep.engine.cancellations import Cancellations
 from everstep.engine.heartbeat import Listener, boottime
 from everstep.engine.loops import run
-from everstep.engine.parts import Parts
-from everstep.engine.runner import Ended
+from everstep.engine.parts import Parts, Terms
 from everstep.engine.sweeper import Strays, Sweeper
 from everstep.errors import Cancelled, DatabaseUnreachableError
-from everstep.metrics.local import LocalMetrics
 from everstep.recorder import Probe
-from everstep.settings import UNVERSIONED, Settings
+from everstep.settings import UNVERSIONED
 from everstep.store.connection import Connection, Passing
 from everstep.store.workers import WorkerState
 
@@ -50,26 +46,9 @@ ProbeMaker = Callable[["Tenure", Execution], Probe]
 class Tenure(Parts):
     """Begin with `begin`, end with `drain` (SIGTERM) or `abandon` (the lease is gone)."""
 
-    def __init__(
-        self,
-        app: App,
-        settings: Settings,
-        queues: Sequence[str],
-        threads: ThreadPoolExecutor,
-        *,
-        ended: Ended,
-        announce: Callable[[], None],
-        metrics: LocalMetrics,
-        probe: ProbeMaker | None = None,
-    ) -> None:
+    def __init__(self, terms: Terms, *, probe: ProbeMaker | None = None) -> None:
         super().__init__(
-            app,
-            settings,
-            queues,
-            threads,
-            ended=ended,
-            announce=announce,
-            metrics=metrics,
+            terms,
             listener=Listener(beaten=self._beaten, lost=self._lost),
             probe=probe and partial(probe, self),
         )

@@ -19,6 +19,7 @@ from everstep.client.starter import Here
 from everstep.codec import JSON
 from everstep.durable.adoption import adopt_time_limits
 from everstep.engine.loops import pause_after
+from everstep.engine.parts import Terms
 from everstep.engine.tenure import Phase, ProbeMaker, Tenure
 from everstep.metrics.exporter import Exporter
 from everstep.metrics.local import LocalMetrics
@@ -28,7 +29,7 @@ from everstep.settings import Settings
 from everstep.store.connection import Link
 from everstep.store.hints import Channel, Ear, Notifier
 from everstep.store.models import Claimed, Ending, Outcome, Start
-from everstep.store.workflows import Eager
+from everstep.store.start_rows import Eager
 
 log = logging.getLogger("everstep")
 
@@ -144,7 +145,7 @@ class Worker:
         return None if self._exporter is None else self._exporter.port
 
     async def _begin(self) -> None:
-        tenure = Tenure(
+        terms = Terms(
             self.app,
             self.settings,
             self.queues,
@@ -152,8 +153,8 @@ class Worker:
             ended=self._ended,
             announce=self._announce,
             metrics=self.metrics,
-            probe=self._probe,
         )
+        tenure = Tenure(terms, probe=self._probe)
         self.tenure = tenure
         await tenure.begin()
         names = tuple(sorted(self.app.workflows))

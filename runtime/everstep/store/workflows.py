@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
 from everstep.encoding import Encoding
 from everstep.errors import UsageError
-from everstep.store.arrays import Byteas, Floats, Jsons, SmallInts, Texts, Timestamps
 from everstep.store.connection import Connection, pooled
 from everstep.store.infos import Status, StepInfo, WorkflowInfo
 from everstep.store.models import Ending, Outcome, Start, Started
 from everstep.store.shown import error_shown, step_shown, workflow_shown
+from everstep.store.start_rows import Eager, debounced_arguments, start_arguments, started
 from everstep.store.statements import statements
 from everstep.store.within import row_within
 
 # The first columns of an answer; behind them is what a codec has made.
 _OF_WORKFLOW, _OF_STEP = len(fields(WorkflowInfo)), len(fields(StepInfo))
-
-
-@dataclass(frozen=True, slots=True)
-class Eager:
-    """The worker that starts and claims in one statement, the names it knows, the queues it listens to."""
-
-    me: UUID
-    version: str
-    names: tuple[str, ...]
-    queues: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +65,14 @@ class Workflows:
             eager = (
                 None  # nothing limits how long this statement, and the version it pins, may take
             )
-        arguments = _start_arguments(starts, eager)
+        arguments = start_arguments(starts, eager)
         cursor = await connection.execute(self._sql["start"], arguments)
-        return _started(await cursor.fetchone())
+        return started(await cursor.fetchone())
 
     async def start_within(self, connection: Any, start: Start) -> Started:
         """Start one workflow in the caller's own transaction, on a connection of theirs (psycopg, SQLAlchemy)."""
-        arguments = _start_arguments([start], None)
-        return _started(await row_within(connection, self._sql["start"], arguments))
+        arguments = start_arguments([start], None)
+        return started(await row_within(connection, self._sql["start"], arguments))
 
     async def input_within(self, connection: Any, workflow_id: str) -> tuple[str, bytes] | None:
         """Name and input of a workflow as the caller's transaction sees it: it may have started it itself."""
@@ -93,7 +81,7 @@ class Workflows:
 
     async def start_debounced(self, connection: Connection, start: Start) -> tuple[str, bool]:
         """Start a workflow, or give one that waits this input. Returns its id, and whether it is new."""
-        arguments = _debounced_arguments(start)
+        arguments = debounced_arguments(start)
         cursor = await connection.execute(self._sql["start_debounced"], arguments)
         row = await cursor.fetchone()
         assert row is not None
@@ -101,7 +89,7 @@ class Workflows:
 
     async def debounce_within(self, connection: Any, start: Start) -> tuple[str, bool]:
         """The same in the caller's own transaction."""
-        arguments = _debounced_arguments(start)
+        arguments = debounced_arguments(start)
         row = await row_within(connection, self._sql["start_debounced"], arguments)
         return row.id, row.created
 
@@ -207,58 +195,3 @@ class Workflows:
 
 def _info(row: Any) -> WorkflowInfo:
     return WorkflowInfo(row.id, row.name, Status(row.status), *row[3:_OF_WORKFLOW])
-
-
-def _start_arguments(starts: Sequence[Start], eager: Eager | None) -> dict[str, object]:
-    ordered = sorted(starts, key=lambda start: start.id)
-    return {
-        "ids": Texts([s.id for s in ordered]),
-        "names": Texts([s.name for s in ordered]),
-        "queues": Texts([s.queue for s in ordered]),
-        "priorities": SmallInts([s.priority for s in ordered]),
-        "delays": Floats([s.delay for s in ordered]),
-        "run_ats": Timestamps([s.run_at for s in ordered]),
-        "timeouts": [s.timeout for s in ordered],
-        "deadlines": Timestamps([s.deadline for s in ordered]),
-        "dedups": Texts([s.dedup for s in ordered]),
-        "versions": Texts([s.version for s in ordered]),
-        "partitions": Texts([s.partition for s in ordered]),
-        "codecs": SmallInts([s.codec for s in ordered]),
-        "inputs": Byteas([s.input for s in ordered]),
-        "attributes": Jsons(
-            [None if s.attributes is None else json.dumps(s.attributes) for s in ordered]
-        ),
-        "me": eager.me if eager else None,
-        "version": eager.version if eager else None,
-        "known": list(eager.names) if eager else [],
-        "listened": list(eager.queues) if eager else [],
-    }
-
-
-def _debounced_arguments(start: Start) -> dict[str, object]:
-    assert start.debounce is not None
-    return {
-        "id": start.id,
-        "name": start.name,
-        "key": start.debounce.key,
-        "window": start.debounce.window,
-        "max_wait": start.debounce.max_wait,
-        "input": start.input,
-        "codec": start.codec,
-        "queue": start.queue,
-        "partition": start.partition,
-        "priority": start.priority,
-        "version": start.version,
-        "deadline": start.deadline,
-        "timeout": start.timeout,
-        "attributes": None if start.attributes is None else json.dumps(start.attributes),
-    }
-
-
-def _started(row: Any) -> Started:
-    return Started(
-        existing=frozenset(row.existing),
-        claimed=frozenset(row.claimed),
-        duplicates=dict(zip(row.duplicates, row.holders, strict=True)),
-        deadlines=dict(zip(row.limited, row.deadlines, strict=True)),
-    )

@@ -19,11 +19,11 @@ from weakref import WeakSet
 from everstep.acknowledgement import Acknowledgement
 from everstep.branches import outside_workflow
 from everstep.context import AttemptCall, Execution, StepContext
-from everstep.engine.culprit import NEVER
 from everstep.engine.tenure import Tenure
 from everstep.errors import Fenced, Parked
 from everstep.recorder import Acknowledged, Clock, Eyes, Transactor
 from everstep.store.models import Checkpoint, CheckpointKind, Ending, Start
+from everstep.testing.probed import Gone, ProbedTransactions
 
 log = logging.getLogger("everstep")
 
@@ -102,7 +102,7 @@ class Probe:
 
     @property
     def transactor(self) -> Transactor:
-        return _Transactions(self, self._committer.transactor)
+        return ProbedTransactions(self, self._committer.transactor)
 
     def held(self) -> bool:
         return self._committer.held()
@@ -129,7 +129,7 @@ class Probe:
         if self._holding and not self._over and ending is not Ending.CANCELLED:
             # Behind its last checkpoint it leaves first, and ends when it has been replayed.
             self._ends = True
-            return _Gone(self)
+            return Gone(self)
         self._over = True
         return self._committer.finish(execution, ending, output, error)
 
@@ -243,42 +243,3 @@ def _task_here() -> asyncio.Task[Any] | None:
         return asyncio.current_task()
     except RuntimeError:
         return None
-
-
-class _Gone:
-    """Waits until a workflow has left its worker, in the place of its ending."""
-
-    def __init__(self, probe: Probe) -> None:
-        self._probe = probe
-
-    async def wait(self) -> datetime:
-        await self._probe.gone.wait()
-        return NEVER
-
-
-class _Transactions:
-    """The transactor, with crash points inside of the transaction and word of its commit."""
-
-    def __init__(self, probe: Probe, inner: Transactor) -> None:
-        self._probe = probe
-        self._inner = inner
-
-    async def run(self, place: Any, call: Callable[[Any], Any]) -> Any:
-        async def through(tx: Any) -> Any:
-            value = await call(tx)
-            self._probe.reach(place.name, "after")
-            return value
-
-        value = await self._inner.run(place, through)
-        self._probe.committed(place)
-        return value
-
-    def run_plain(self, place: Any, call: Callable[[Any], Any]) -> Any:
-        def through(tx: Any) -> Any:
-            value = call(tx)
-            self._probe.reach_in_thread(place.name, "after")
-            return value
-
-        value = self._inner.run_plain(place, through)
-        self._probe.committed(place)
-        return value
