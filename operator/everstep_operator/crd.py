@@ -41,7 +41,7 @@ _COLUMNS = [
     _column("Status", _condition("Ready", "reason")),
     _column("Rollout", _condition("Reconciling", "reason")),
     _column("Age", ".metadata.creationTimestamp", "date"),
-    _column("Live", ".status.versions[*].version", wide=True),
+    _column("Drain", _condition("Draining", "reason"), wide=True),
     _column("Schema", _condition("SchemaMigrated", "reason"), wide=True),
     _column("Message", _condition("Reconciling", "message"), wide=True),
 ]

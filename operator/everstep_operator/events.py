@@ -36,17 +36,19 @@ def events(
 
 def _transitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     before = {c["type"]: (c["status"], c["reason"]) for c in old.get("conditions") or ()}
-    told: list[tuple[str, str, str]] = []
+    told: dict[tuple[str, str], str] = {}  # one sentence once, and as a warning if any part warns
     for condition in new.get("conditions") or ():
         kind, now = condition["type"], (condition["status"], condition["reason"])
-        if kind not in _TOLD or before.get(kind) == now or not condition["message"]:
+        # Unknown says again why something else waits.
+        if kind not in _TOLD or before.get(kind) == now or now[0] == "Unknown":
             continue
         bad = now[0] == ("True" if kind == "Stalled" else "False") and (
             kind in ("Stalled", "DatabaseReachable") or now[1] in _BAD
         )
         if kind != "Stalled" or bad:
-            told.append(("Warning" if bad else "Normal", now[1], condition["message"]))
-    return list(dict.fromkeys(told))
+            said = (now[1], condition["message"])
+            told[said] = "Warning" if bad else told.get(said, "Normal")
+    return [(kind, reason, message) for (reason, message), kind in told.items()]
 
 
 def _note(action: Action) -> tuple[str, str, str] | None:

@@ -76,9 +76,15 @@ def _container(status: Mapping[str, Any]) -> Trouble | None:
 def _exit(container: str, ended: Mapping[str, Any]) -> str:
     code = ended.get("exitCode")
     meaning = _EXIT_CODES.get(code, ended.get("reason", "")) if code is not None else ""
-    lines = str(ended.get("message") or "").strip().splitlines()
-    said = f": {lines[-1][:300]}" if lines else ""
-    return f"container {container} ends with code {code} ({meaning}){said}"
+    said = _last_words(str(ended.get("message") or ""))
+    return f"container {container} ends with code {code} ({meaning}){said and f': {said}'}"
+
+
+def _last_words(log: str) -> str:
+    """From the last `error: …` of everstep on, whose next line is a remedy; else the last line."""
+    lines = [line.strip() for line in log.strip().splitlines()]
+    began = [n for n, line in enumerate(lines) if line.startswith("error: ")]
+    return " ".join(lines[began[-1] if began else -1 :])[:400]
 
 
 def _ended(body: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -36,6 +36,7 @@ from everstep_operator.status import (
 )
 
 _AT_REST = (Reason.UP_TO_DATE, Reason.SUSPENDED)
+_NOBODY = "nobody has to do anything"
 _HELD = (
     Reason.WAITING_FOR_WORKFLOWS,
     Reason.WAITING_FOR_QUIESCENCE,
@@ -119,7 +120,7 @@ def _progress(rollout: Finding, plan: Plan) -> tuple[_Verdict, _Verdict]:
     moving = rollout.reason not in _AT_REST and not rollout.stalled
     return (
         _Verdict("Reconciling", moving, rollout),
-        _Verdict("Stalled", stuck is not None, stuck or Finding(rollout.reason, "")),
+        _Verdict("Stalled", stuck is not None, stuck or Finding(rollout.reason, _NOBODY)),
     )
 
 

@@ -19,7 +19,9 @@ def trusted(app: DurableApp, database: Database) -> Database:
         return database
     accepted = app.annotations.get(names.ANNOTATION_ACCEPT_DATABASE)
     if isinstance(database, Unmigrated):
-        return database if accepted == _EMPTY else _emptied(app)
+        # Before the first promotion there is nothing to lose: another Secret is a mended mistake.
+        served = app.status.get("currentVersion")
+        return _emptied(app) if served and accepted != _EMPTY else database
     found = database.routing.system_identifier
     if found in (expected, accepted):
         return database

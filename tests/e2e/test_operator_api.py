@@ -16,13 +16,17 @@ from e2e.servers import Postgres, postgres
 from everstep.migrations.migrate import migrate
 from everstep_operator import names
 from everstep_operator.__main__ import crd_text
+from everstep_operator.build.deployment import deployment
+from everstep_operator.build.job import job
 from everstep_operator.kube import Kube, connect
 from everstep_operator.reconcile import Reconciler
+from everstep_operator.resource import parse
 from everstep_operator.settings import Settings
 
 pytestmark = pytest.mark.e2e
 
 KEY = "default/shop"
+_MADE = {"creationTimestamp": "2026-01-01T00:00:00Z"}
 AGENT = "everstep-operator-test"
 
 
@@ -88,8 +92,8 @@ class Line:
         """What the Job's pod would do is done for real; what Kubernetes would say is played."""
         if condition == "Complete":
             migrate(self.url, schema="everstep")
-        for job in self.api.get("jobs", "-n", "default")["items"]:
-            if job.get("status", {}).get("conditions"):
+        for played in self.api.get("jobs", "-n", "default")["items"]:
+            if played.get("status", {}).get("conditions"):
                 continue
             now = "2026-01-01T00:00:00Z"
             criteria = {"Complete": "SuccessCriteriaMet", "Failed": "FailureTarget"}[condition]
@@ -102,7 +106,7 @@ class Line:
             }
             if condition == "Complete":
                 status |= {"completionTime": now, "succeeded": 1}
-            self.api.status("job", job["metadata"]["name"], status)
+            self.api.status("job", played["metadata"]["name"], status)
 
     def run_pods(self, version: str) -> None:
         """The Deployment is ready and its workers have registered in SQL."""
@@ -279,6 +283,14 @@ async def test_what_somebody_changed_in_a_deployment_is_set_right(line: Line) ->
     assert {"name": "EVERSTEP_APP", "value": "shop"} in environment
 
 
+async def test_a_deployment_that_somebody_paused_goes_on(line: Line) -> None:
+    await line.serve("v1")
+    name = names.deployment("shop", "v1")
+    line.api.kubectl("rollout", "pause", f"deployment/{name}", "-n", "default")
+    await line.look()
+    assert not line.api.get("deployment", name, "-n", "default")["spec"].get("paused")
+
+
 async def test_a_deployment_that_was_deleted_comes_back(line: Line) -> None:
     await line.serve("v1")
     name = names.deployment("shop", "v1")
@@ -287,8 +299,79 @@ async def test_a_deployment_that_was_deleted_comes_back(line: Line) -> None:
     assert line.deployments() == {"v1": 2}
 
 
+async def test_somebody_s_own_deployment_may_carry_the_label_of_the_app(line: Line) -> None:
+    """A shop front labelled with the app it belongs to is no version of it."""
+    await line.serve("v1")
+    labels = {names.LABEL_APP: "shop", "tier": "front"}
+    pods = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
+    front = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "front", "namespace": "default", "labels": labels},
+        "spec": {"selector": {"matchLabels": {"tier": "front"}}, "template": pods},
+    }
+    line.api.apply(front)
+    await line.look(2)
+    assert line.api.get("deployment", "front", "-n", "default")["spec"]["replicas"] == 1
+    assert [v["version"] for v in line.app()["status"]["versions"]] == ["v1"]
+
+
+async def test_what_a_deleted_app_of_the_same_name_left_is_not_taken_for_ours(line: Line) -> None:
+    """Without a garbage collector behind this API server the leftovers stay for good."""
+    await line.serve("v1")
+    line.api.kubectl("delete", "dapp", "shop", "-n", "default")
+    await line.look()
+    line.sql("DROP SCHEMA everstep CASCADE")
+    line.api.apply(durable_app())
+    await line.look()
+    assert line.condition("SchemaMigrated")[1] == "MigrationRunning", "not the old Job's success"
+    line.api.kubectl("delete", "jobs", "--all", "-n", "default", "--wait=false")
+    await line.serve("v1")
+    owner = line.api.get("deployments", "-n", "default")["items"][0]["metadata"]["ownerReferences"]
+    assert [o["uid"] for o in owner] == [line.app()["metadata"]["uid"]]
+
+
+async def test_a_webhook_that_is_down_is_told_in_the_status(line: Line) -> None:
+    """The API server answers 500: an error of nobody's spec, but somebody has to mend it."""
+    service = {"name": "nowhere", "namespace": "default", "path": "/"}
+    hook = {
+        "name": "policy.example.com",
+        "clientConfig": {"service": service},
+        "rules": [
+            {
+                "apiGroups": ["apps"],
+                "apiVersions": ["v1"],
+                "resources": ["deployments"],
+                "operations": ["CREATE", "UPDATE"],
+            }
+        ],
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+    }
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "policy"},
+        "webhooks": [hook],
+    }
+    await line.look(2)
+    line.finish_job()
+    line.api.apply(policy)
+    try:
+        await line.look()
+    finally:
+        line.api.kubectl("delete", "validatingwebhookconfiguration", "policy")
+    status, reason, message = line.condition("Stalled")
+    assert (status, reason) == ("True", "RejectedByCluster")
+    assert "policy.example.com" in message
+
+
 def _without_image(spec: dict[str, Any]) -> None:
     del spec["template"]["spec"]["containers"][0]["image"]
+
+
+def _in_worker(**fields: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda spec: spec["template"]["spec"]["containers"][0].update(fields)
 
 
 REFUSED: list[tuple[Callable[[dict[str, Any]], object], str]] = [
@@ -303,6 +386,14 @@ REFUSED: list[tuple[Callable[[dict[str, Any]], object], str]] = [
         "may not use the prefix",
     ),
     (lambda s: s.update(migrations={"path": "relative"}), "spec.migrations.path"),
+    (_in_worker(env={"COLOUR": "blue"}), r"containers\[0\].env"),
+    (_in_worker(env=[{"value": "blue"}]), r"containers\[0\].env\[0\].name"),
+    (_in_worker(args="worker a:b"), r"containers\[0\].args"),
+    (_in_worker(ports=[9464]), r"containers\[0\].ports\[0\]"),
+    (
+        lambda s: s["template"]["spec"].update(terminationGracePeriodSeconds="long"),
+        "terminationGracePeriodSeconds",
+    ),
 ]
 
 
@@ -322,6 +413,18 @@ def test_a_name_that_cannot_become_a_label_is_refused(api: BareApi, name: str) -
     body["metadata"]["name"] = name
     with pytest.raises(CommandFailedError, match=r"metadata\.name m"):
         api.kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(body))
+
+
+def test_empty_fields_of_a_template_are_no_mistake(api: BareApi) -> None:
+    """What `env:` with nothing under it becomes, as many a chart renders it."""
+    body = durable_app()
+    nothing = dict.fromkeys(("env", "ports", "volumeMounts", "securityContext", "args"))
+    _in_worker(**nothing)(body["spec"])
+    body["spec"]["template"]["spec"] |= {"volumes": None, "initContainers": None}
+    api.kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(body))
+    app = parse(body | {"metadata": {**body["metadata"], "uid": "u", **_MADE}})
+    assert deployment(app, "v1", app.spec.template, 1)["spec"]["template"]["spec"]["volumes"]
+    assert job(app)["spec"]["template"]["spec"]["volumes"]
 
 
 async def test_the_schema_of_a_database_cannot_be_changed(line: Line) -> None:

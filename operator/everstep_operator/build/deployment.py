@@ -20,6 +20,7 @@ def deployment(
         "metadata": metadata(app, name, version, names.WORKER),
         "spec": {
             "replicas": replicas,
+            "paused": False,  # else a `kubectl rollout pause` would hold a rollout and say nothing
             "revisionHistoryLimit": 2,
             "progressDeadlineSeconds": app.spec.rollout.progress_deadline_seconds,
             "strategy": {

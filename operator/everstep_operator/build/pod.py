@@ -93,6 +93,8 @@ def _worker(app: DurableApp, version: str, container: Mapping[str, Any]) -> dict
         {
             "livenessProbe": _probe("/livez", period=10, failures=3),
             "readinessProbe": _probe("/readyz", period=5, failures=2),
+            # What a worker says before it ends is then in the pod's status, and in ours.
+            "terminationMessagePolicy": "FallbackToLogsOnError",
             # A first start imports the user's code and may wait for the database.
             "startupProbe": _probe("/livez", period=2, failures=60),
         },

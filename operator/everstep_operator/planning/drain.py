@@ -12,7 +12,6 @@ from everstep_operator.observed import (
     Known,
     Observed,
     State,
-    Unmigrated,
     Version,
 )
 from everstep_operator.planning.actions import (
@@ -26,6 +25,7 @@ from everstep_operator.planning.actions import (
 from everstep_operator.planning.scale import revive
 from everstep_operator.reasons import Reason
 from everstep_operator.resource import DurableApp
+from everstep_operator.schema import duration_text
 
 _QUIESCENCE = timedelta(seconds=30)
 _LEAVING = (State.DRAINING, State.DRAINED, State.RETIRED)
@@ -49,7 +49,8 @@ class Drain:
 
 def plan_drain(app: DurableApp, observed: Observed) -> Drain:
     database = observed.database
-    if isinstance(database, Unmigrated) and not app.status.get("currentVersion"):
+    unborn = not (app.status.get("currentVersion") or observed.deployments)
+    if unborn and not isinstance(database, Known):
         return Drain(Finding(Reason.NOTHING_TO_DRAIN, "no version has served yet"))
     if not isinstance(database, Known):
         message = "what old versions still hold is not known, so all of them stay"
@@ -123,7 +124,10 @@ def _shrink(
     drain = app.spec.drain
     if found is not None and found.replicas > 0:
         if age < drain.scale_down_delay:
-            message = f"{version.version} is drained and shrinks {_after(drain.scale_down_delay)}"
+            message = (
+                f"{version.version} is drained; its workers stay for"
+                f" {duration_text(drain.scale_down_delay)} (drain.scaleDownDelay)"
+            )
             finding = Finding(Reason.WAITING_FOR_DELAY, message)
             return Leaving((), finding, drain.scale_down_delay - age)
         scale = ScaleDeployment(found.name, 0, f"{version.version} is drained")
@@ -142,7 +146,3 @@ def _remove(version: Version, found: Deployment | None) -> Leaving:
         return Leaving(due=timedelta(seconds=2))
     delete = DeleteDeployment(found.name, f"{version.version} is drained")
     return Leaving((delete,), None, timedelta(0))
-
-
-def _after(delay: timedelta) -> str:
-    return f"{int(delay.total_seconds())} s after that"

@@ -11,6 +11,7 @@ from typing import Any
 from everstep_operator.build.job import MIGRATION, job, job_name
 from everstep_operator.observed import Job, JobState, Observed, Pod, Unknown, Unmigrated
 from everstep_operator.planning.actions import Action, CreateJob, DeleteJob, Finding
+from everstep_operator.planning.scale import serving
 from everstep_operator.reasons import Reason
 from everstep_operator.resource import DurableApp
 
@@ -42,7 +43,7 @@ def _plan(app: DurableApp, observed: Observed, name: str, now: datetime) -> Migr
         case JobState.COMPLETE:
             return Migration(True, _migrated(name), _cleanup(observed, name))
         case JobState.FAILED:
-            return _failed(found, observed, now)
+            return _failed(app, found, observed, now)
         case JobState.RUNNING:
             return Migration(False, _running(found, observed))
 
@@ -76,9 +77,9 @@ def _running(found: Job, observed: Observed) -> Finding:
     return Finding(Reason.MIGRATION_RUNNING, f"Job {found.name} runs{so_far}")
 
 
-def _failed(found: Job, observed: Observed, now: datetime) -> Migration:
+def _failed(app: DurableApp, found: Job, observed: Observed, now: datetime) -> Migration:
     report = last_report(found, observed) or {}
-    finding = Finding(Reason.MIGRATION_FAILED, _explain(found, report), stalled=True)
+    finding = Finding(Reason.MIGRATION_FAILED, _explain(app, observed, found, report), stalled=True)
     retry = report.get("code") in _PASSING and not isinstance(observed.database, Unknown)
     if retry and (found.finished_at is None or now - found.finished_at >= _RETRY_AFTER):
         why = f"{report['code']} has passed: the migration is tried again"
@@ -97,7 +98,7 @@ def _pods_of(found: Job, observed: Observed) -> list[Pod]:
     return sorted(pods, key=lambda p: (p.finished_at is None, p.finished_at or 0), reverse=True)
 
 
-def _explain(found: Job, report: dict[str, Any]) -> str:
+def _explain(app: DurableApp, observed: Observed, found: Job, report: dict[str, Any]) -> str:
     where = ", ".join(
         text
         for key, text in (
@@ -110,11 +111,10 @@ def _explain(found: Job, report: dict[str, Any]) -> str:
     said = str(report.get("message") or found.failure or "no reason given")
     parts = [str(report.get("code") or "MigrationFailed"), where, said[:500]]
     cause = ": ".join(part for part in parts if part)
-    remedy = report.get("remedy") or f"see kubectl logs job/{found.name}"
-    return (
-        f"{cause}. {remedy}. The version that serves now goes on serving; to try the same image"
-        f" again: kubectl delete job {found.name}"
-    )
+    remedy = str(report.get("remedy") or f"see kubectl logs job/{found.name}").rstrip(".")
+    current = serving(app, observed)
+    meanwhile = f" {current} goes on serving." if current else ""
+    return f"{cause}. {remedy}.{meanwhile} To try again: kubectl delete job {found.name}"
 
 
 def _never_began(observed: Observed, name: str) -> tuple[Action, ...]:

@@ -117,7 +117,7 @@ def test_another_database_is_unknown_until_somebody_accepts_it() -> None:
 
 def test_a_database_that_lost_its_tables_is_unknown_until_somebody_accepts_it() -> None:
     """A Secret that names another database of the same server is just as empty."""
-    of = app(status={"database": {"systemIdentifier": "7000"}})
+    of = app(status={"database": {"systemIdentifier": "7000"}, "currentVersion": "v1"})
     found = trusted(of, Unmigrated())
     assert isinstance(found, Unknown)
     assert found.reason == "IdentityChanged"
@@ -125,6 +125,8 @@ def test_a_database_that_lost_its_tables_is_unknown_until_somebody_accepts_it() 
     accepted = replace(of, annotations={names.ANNOTATION_ACCEPT_DATABASE: "empty"})
     assert trusted(accepted, Unmigrated()) == Unmigrated()
     assert trusted(app(), Unmigrated()) == Unmigrated(), "before the first migration"
+    mended = app(status={"database": {"systemIdentifier": "7000"}})
+    assert trusted(mended, Unmigrated()) == Unmigrated(), "before the first promotion"
 
 
 @pytest.mark.parametrize(

@@ -106,3 +106,19 @@ def test_a_migration_s_last_words_are_read(message: str, code: int, expected: st
 )
 def test_a_pod_that_ended_does_not_run(phase: str, expected: bool) -> None:
     assert runs(made(phase=phase)) is expected
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("Traceback:\n  File x\nValueError: no colour", "ValueError: no colour"),
+        (
+            "starting\nerror: no module orders.nothing\n  Install it.\n",
+            "error: no module orders.nothing Install it.",
+        ),
+    ],
+)
+def test_the_last_words_of_a_worker_are_told(log: str, said: str) -> None:
+    found = pod(made(crashed(2, message=log))).trouble
+    assert found
+    assert found.message.endswith(f"that does not import): {said}")

@@ -4,10 +4,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from unit.operator.worlds import NOW, app, at_rest, body, known, running, version
+from unit.operator.worlds import NOW, app, at_rest, body, done_job, known, running, version
 
 from everstep_operator.events import events
-from everstep_operator.observed import Observed, State, Unknown, Unmigrated
+from everstep_operator.observed import Observed, Pod, State, Trouble, Unknown, Unmigrated
 from everstep_operator.planning.planner import plan
 from everstep_operator.report import report, report_invalid
 from everstep_operator.resource import DurableApp
@@ -123,3 +123,22 @@ def test_events_tell_a_change_once() -> None:
     said = events({**body(), "status": first}, lost, (), NOW)
     assert ("Warning", "Unreachable") in [(e["type"], e["reason"]) for e in said]
     assert len({e["metadata"]["name"] for e in said}) == len(said)
+
+
+def test_what_is_reconciling_and_stalled_at_once_is_one_warning() -> None:
+    """Both conditions carry the sentence; the same Event twice would count as Normal."""
+    first = told(app(), at_rest(app()))
+    broken = app("localhost/orders:v3", status=first)
+    trouble = Pod("p", "v3", "worker", trouble=Trouble("Crashing", "ends with code 2"))
+    jobs = (done_job(broken),)
+    rest = replace(at_rest(app()), jobs=jobs, pods=(trouble,))
+    rest = replace(rest, deployments=(*rest.deployments, running(broken, "v3", ready=0)))
+    said = events({**body(), "status": first}, told(broken, rest), (), NOW)
+    assert [e["type"] for e in said if e["reason"] == "WorkersFailing"] == ["Warning"]
+
+
+def test_a_first_look_without_a_secret_says_it_once_and_drains_nothing() -> None:
+    status = told(app(), Observed(Unknown("SecretMissing", "Secret orders-db does not exist")))
+    assert condition(status, "Draining") == ("False", "NothingToDrain")
+    said = events(body(), status, (), NOW)
+    assert [e["reason"] for e in said] == ["SecretMissing", "WaitingForDatabase"]
