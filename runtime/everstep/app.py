@@ -30,11 +30,11 @@ class App(Steps):
     def __init__(
         self, name: str, *, max_payload: int = MAX_PAYLOAD, codec: Codec | None = None
     ) -> None:
-        if not name or not name.isprintable():
-            raise UsageError("an App has a printable, non-empty name")
-        if not 0 < max_payload <= 64 * 1_048_576:
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise UsageError(f"an App has a printable, non-empty name, not {name!r}")
+        if not isinstance(max_payload, int) or not 0 < max_payload <= 64 * 1_048_576:
             raise UsageError(
-                f"max_payload is between 1 and {64 * 1_048_576} bytes, not {max_payload}"
+                f"max_payload is between 1 and {64 * 1_048_576} bytes, not {max_payload!r}"
             )
         super().__init__(name)
         self.max_payload = max_payload
@@ -95,6 +95,8 @@ class App(Steps):
         `@app.schedule` it adds a schedule to that workflow. `name` is the schedule's, by default the function's
         qualified name; `queue` is where its workflows go.
         """
+        if callable(cron):
+            raise UsageError("@app.schedule says when: write @app.schedule('0 7 * * *') or every=")
 
         def register(function: Any) -> Any:
             workflow: Workflow[Any, Any] = (

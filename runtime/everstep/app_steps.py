@@ -116,6 +116,10 @@ class Steps:
         def register(function: Callable[..., Any]) -> Any:
             chosen = chosen_name(name or function.__qualname__, "transaction")
             self._check_step(chosen, function)
+            if database is not None and not isinstance(database, Database):
+                raise UsageError(
+                    f"transaction {chosen}: database= takes everstep.Database(…), not {database!r}"
+                )
             if (
                 database is not None
                 and self.databases.setdefault(database.name, database) != database

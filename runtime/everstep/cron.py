@@ -31,6 +31,10 @@ class Every:
     interval: timedelta
 
     def __post_init__(self) -> None:
+        if not isinstance(self.interval, timedelta):
+            raise UsageError(
+                f"every= takes a timedelta, such as timedelta(minutes=5), not {self.interval!r}"
+            )
         if self.interval % _SECOND or not _SECOND <= self.interval <= _LONGEST:
             raise UsageError(
                 f"every= is a whole number of seconds, from one to ten years, not {self.interval}"
@@ -121,7 +125,13 @@ def make_timing(cron: str | None, every: timedelta | None, timezone: str) -> Tim
     """A schedule's timing, from one of the two. Raises UsageError."""
     if (cron is None) == (every is None):
         raise UsageError("a schedule has either a cron expression or every=, and not both")
-    return Cron(" ".join(cron.split()), timezone) if cron is not None else Every(every)  # type: ignore[arg-type]
+    if cron is None:
+        return Every(every)  # type: ignore[arg-type]
+    if not isinstance(cron, str):
+        raise UsageError(
+            f"a schedule's cron expression is a text such as '0 7 * * *', not {cron!r}"
+        )
+    return Cron(" ".join(cron.split()), timezone)
 
 
 def ticks(timing: Timing, start: datetime, end: datetime) -> Iterator[datetime]:

@@ -31,6 +31,10 @@ class Rate:
     def __post_init__(self) -> None:
         _check_count(self.starts, "a rate's starts")
         _check_count(self.burst, "a rate's burst")
+        if not isinstance(self.per, timedelta):
+            raise UsageError(
+                f"a rate is per a timedelta, such as timedelta(seconds=1): not {self.per!r}"
+            )
         if not timedelta(milliseconds=1) <= self.per <= timedelta(days=366):
             raise UsageError(f"a rate is per a time between 1 ms and 366 days, not {self.per}")
 

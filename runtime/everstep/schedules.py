@@ -128,6 +128,13 @@ def make_schedule(
     made = make_timing(*timing)
     if isinstance(made, Every) and timing[2] != "UTC":
         raise UsageError(f"schedule {name}: an interval counts instants, so it has no time zone")
+    if not isinstance(catch_up, CatchUp):
+        raise UsageError(
+            f"schedule {name}: catch_up= is CatchUp.SKIP, CatchUp.LATEST or CatchUp.all(n), not {catch_up!r}"
+        )
+    if overlap not in set(Overlap):
+        policies = ", ".join(f"Overlap.{each.name}" for each in Overlap)
+        raise UsageError(f"schedule {name}: overlap= is one of {policies}, not {overlap!r}")
     return Schedule(name, workflow, queue, made, catch_up, Overlap(overlap))
 
 

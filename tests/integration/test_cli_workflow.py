@@ -286,7 +286,7 @@ def test_lists_are_filtered_and_printed_as_asked(run: Everstep):
 
 def test_queues_are_paused_and_resumed(run: Everstep, sql: Sql):
     run("workflow", "start", "--name", "a", "--queue", "slow")
-    assert run("queue", "pause", "slow").out == "queue slow rests\n"
+    assert run("queue", "pause", "slow").out == "queue slow is paused\n"
     assert sql("SELECT name, paused FROM everstep.queue") == [("slow", True)]
     (listed,) = json.loads(run("queue", "list", "-o", "json").out)
     assert (listed["queue"], listed["paused"], listed["ready"]) == ("slow", True, 1)

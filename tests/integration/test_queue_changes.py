@@ -145,7 +145,7 @@ async def test_a_paused_queue_is_not_claimed_from_until_it_goes_on(
     gate.set()
     one = await worker()
     await (await client.start(gated, 0)).result(timeout=10)
-    assert await cli("queue", "pause", "q") == "queue q rests\n"
+    assert await cli("queue", "pause", "q") == "queue q is paused\n"
     here, elsewhere = await one.client.start(gated, 1), await client.start(gated, 2)
     assert await (await client.start(other)).result(timeout=10) == "done"
     assert [(await client.get(h.id)).status for h in (here, elsewhere)] == ["queued", "queued"]

@@ -531,6 +531,17 @@ async def test_backfill_reads_local_times_and_counts_its_ticks(sql, clock, sched
         await client.schedules.backfill("hourly", NOON - timedelta(days=1), NOON)
 
 
+async def test_a_backfill_that_goes_nowhere_is_refused(sql, clock, scheduler, client):
+    await settle(scheduler(hourly()))
+    for start, end in ((NOON, NOON - timedelta(hours=1)), (NOON, NOON)):
+        with pytest.raises(UsageError, match="a backfill goes forward, through the past"):
+            await client.schedules.backfill("hourly", start, end)
+    with pytest.raises(UsageError, match="through the past"):
+        await client.schedules.backfill(
+            "hourly", NOON + timedelta(days=900), NOON + timedelta(days=901)
+        )
+
+
 async def test_a_backfilled_workflow_is_not_the_previous_one(sql, clock, scheduler, client):
     one = scheduler(hourly(overlap=Overlap.SKIP))
     await settle(one)

@@ -123,7 +123,7 @@ def _pause(names: tuple[str, ...], url: str | None, schema: str | None, *, pause
         return list(await queues.pause(connection, names, paused=paused))
 
     for name in sorted(with_connection(url, schema, ask)):
-        click.echo(f"queue {name} {'rests' if paused else 'goes on'}")
+        click.echo(f"queue {name} {'is paused' if paused else 'goes on'}")
 
 
 async def _check_known(queues: Queues, connection: Connection, *names: str) -> None:

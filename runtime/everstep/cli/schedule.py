@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import click
@@ -63,7 +63,7 @@ def list_(*, url: str | None, schema: str | None, style: str) -> None:
 @options.database
 def pause(*, names: tuple[str, ...], url: str | None, schema: str | None) -> None:
     """Start nothing more at their ticks. What runs goes on."""
-    _each(names, url, schema, lambda client, name: client.schedules.pause(name), "rests")
+    _each(names, url, schema, lambda client, name: client.schedules.pause(name), "is paused")
 
 
 @command.command(examples=["everstep schedule resume report"])
@@ -181,12 +181,11 @@ def backfill(
 
 def _moment(text: str, now: datetime) -> datetime:
     """An instant as people write it: ISO 8601, or how long ago."""
-    if re.match(r"\d{4}-", text) is None:
-        span: timedelta = duration(text)
-        return now - span
     try:
+        if re.match(r"\d{4}-", text) is None:
+            return now - duration(text)
         return datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, click.BadParameter):
         raise UsageError(
             f"{text!r} is no date or time: write 2026-05-01, 2026-05-01T07:00+02:00 or 3d"
         ) from None

@@ -202,8 +202,14 @@ def _needs_new_tick(before: ScheduleRow, after: ScheduleRow) -> bool:
 
 def _past_ticks(row: ScheduleRow, start: datetime, end: datetime) -> list[datetime]:
     timing = _timing(row)
-    last = min(timing.instant(end), row.now + timedelta(microseconds=1))
-    chosen = list(islice(ticks(timing, timing.instant(start), last), MOST_FILLED_IN + 1))
+    first, before = timing.instant(start), timing.instant(end)
+    if first >= before or first > row.now:
+        raise UsageError(
+            f"a backfill goes forward, through the past: from {first.isoformat()} to {before.isoformat()} it "
+            f"has nothing to fill in"
+        )
+    last = min(before, row.now + timedelta(microseconds=1))
+    chosen = list(islice(ticks(timing, first, last), MOST_FILLED_IN + 1))
     if len(chosen) > MOST_FILLED_IN:
         raise UsageError(
             f"that is more than {MOST_FILLED_IN:,} ticks: fill them in piece by piece, "

@@ -41,7 +41,12 @@ class _Transaction(Generic[P, R]):
         self.function = function
         self.name = name
         self.retry = checked_retry(retry, f"transaction {name}")
-        self.isolation = isolation
+        if isolation not in set(Isolation):
+            levels = ", ".join(f"Isolation.{level.name}" for level in Isolation)
+            raise UsageError(
+                f"transaction {name}: isolation= is one of {levels}, not {isolation!r}"
+            )
+        self.isolation = Isolation(isolation)
         self.database = database
         if not inspect.signature(function).parameters:
             raise UsageError(f"transaction {name} takes the connection as its first parameter")
@@ -98,8 +103,8 @@ class _Transaction(Generic[P, R]):
         branch = current_branch.get()
         if branch is None:
             raise UsageError(
-                f"transaction {self.name} runs inside a workflow; in a test, call {self.name}.function "
-                f"with a connection of your own"
+                f"transaction {self.name} is called by a workflow of its own colour, directly: not in a step, nor "
+                f"through run(). In a test, call {self.name}.function with a connection of your own"
             )
         if branch.execution.plain is self.is_async:
             colour = "async" if self.is_async else "a plain function"
