@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from support.fleet import Fleet
 from support.ledger import Ledger
+from support.protocol import LANE, two_workers
 from support.waiting import eventually
 
 import everstep
@@ -404,6 +405,28 @@ async def test_a_worker_that_is_never_idle_waits_for_a_suspect_only_for_a_while(
     go.set()
     assert await long.result(timeout=10) == [1, 2]
     assert await suspect.result(timeout=10) == 1
+
+
+async def test_a_suspect_is_found_without_reading_those_before_it(app, client, sql, database):
+    @app.workflow
+    async def flow() -> None:
+        pass
+
+    await client.start_many(flow, [()] * 3_000)
+    sql(
+        "UPDATE everstep.run SET crashes = 3, ready_at = now() WHERE id = (SELECT max(id) FROM everstep.run)"
+    )
+    sql("ANALYZE everstep.run")
+    read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'run_ready'"
+    async with two_workers(database, lambda statements: statements) as (one, _):
+        await one.execute("SELECT pg_stat_force_next_flush()")
+        before = sql.one(read)
+        (claimed,) = await one.runs.claim(
+            one.session, LANE, names=[flow.name], cursor=None, limit=1, suspect=True
+        )
+        await one.execute("SELECT pg_stat_force_next_flush()")
+        assert claimed.crashes == 3
+        assert sql.one(read) - before < 100
 
 
 async def test_suspects_are_claimed_one_at_a_time_and_alone(client, worker, sql):

@@ -179,6 +179,20 @@ def test_a_cursor_never_goes_back_for_good():
     assert cursors.begin(["q"])[1].cursor == NOW - SKEW
 
 
+def test_a_lane_full_of_what_is_for_others_is_looked_at_more_rarely():
+    now = 0.0
+    cursors = Cursors(clock=lambda: now)
+    cursors.in_vain("q", 1, 0.1)
+    assert [look.priority for look in cursors.begin(["q"])] == [0, 2, 3]
+    now = 0.99
+    assert [look.priority for look in cursors.begin(["q"])] == [0, 2, 3]
+    now = 1.0
+    assert [look.priority for look in cursors.begin(["q"])] == [0, 1, 2, 3]
+    cursors.in_vain("q", 1, 60.0)
+    now = 3.0
+    assert len(cursors.begin(["q"])) == 4
+
+
 def test_every_ten_seconds_whole_lanes_are_looked_at_and_gone_through_from_there():
     now = 0.0
     cursors = Cursors(clock=lambda: now)

@@ -103,8 +103,6 @@ class Claimer:
             return 0
         return self._slots - len(self._runner.executions)
 
-    # -- room ------------------------------------------------------------------------------------
-
     def _left(self, queue: str) -> None:
         """A workflow has left this worker. Where no more could run, the next one may begin."""
         if queue not in self._full:
@@ -148,12 +146,12 @@ class Claimer:
             limit = min(share, MAX_CLAIM, self._room_of(offer))
             if limit <= 0:
                 self._full.add(offer.queue)
-            else:
-                claim = self._claim_limited if offer.limited else self._claim_lane
-                claimed, more = await claim(offer, limit)
-                total += claimed
-                if more:
-                    turns.append(offer)
+                continue
+            claim = self._claim_limited if offer.limited else self._claim_lane
+            claimed, more = await claim(offer, limit)
+            total += claimed
+            if more:
+                turns.append(offer)
         return total, bool(turns)
 
     async def _claim_lane(self, offer: Offer, limit: int) -> tuple[int, bool]:
@@ -192,7 +190,9 @@ class Claimer:
                 suspect=suspect,
             )
         )
-        self._observe(len(claimed), time.perf_counter() - began)
+        self._observe(len(claimed), seconds := time.perf_counter() - began)
+        if not (claimed or suspect):
+            self._cursors.in_vain(queue, priority, seconds)
         await self._begin(claimed)
         return claimed
 

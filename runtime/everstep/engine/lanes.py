@@ -28,6 +28,11 @@ SKEW = timedelta(seconds=5)
 
 FULL_LOOK_SECONDS = 10.0
 
+RARER_THAN_IN_VAIN = 10
+"""A claim that found nothing of its worker's in a lane is followed by a pause of so many times its length, there."""
+
+MOST_IN_VAIN_SECONDS = 2.0
+
 
 class Cursors:
     """From which `ready_at` on each lane is looked at.
@@ -41,6 +46,7 @@ class Cursors:
         self._newest: dict[tuple[str, int], datetime] = {}
         self._round: dict[tuple[str, int], datetime] = {}
         self._looked = -FULL_LOOK_SECONDS
+        self._paused: dict[tuple[str, int], float] = {}
 
     def begin(self, queues: Sequence[str]) -> list[Look]:
         """Where to look in this round."""
@@ -49,11 +55,21 @@ class Cursors:
         if now - self._looked >= FULL_LOOK_SECONDS:
             self._looked = now
             self._round = {}
-        return [Look(q, p, self.of(q, p)) for q in queues for p in PRIORITIES]
+        return [
+            Look(q, p, self.of(q, p))
+            for q in queues
+            for p in PRIORITIES
+            if self._paused.get((q, p), now) <= now
+        ]
 
     def of(self, queue: str, priority: int) -> datetime | None:
         """Where to begin, as far as this round has got; None: at the beginning."""
         return self._round.get((queue, priority))
+
+    def in_vain(self, queue: str, priority: int, seconds: float) -> None:
+        """A claim that took so long found a lane full of what is for others: another version, other functions."""
+        pause = min(seconds * RARER_THAN_IN_VAIN, MOST_IN_VAIN_SECONDS)
+        self._paused[queue, priority] = self._clock() + pause
 
     def claimed(self, queue: str, priority: int, newest: datetime) -> None:
         """A claim took everything up to about `newest`."""
