@@ -27,6 +27,15 @@ async def cancel_and_see(client: Any, handle: Any) -> float:
     return time.monotonic() - began
 
 
+async def cancelled_once_begun(flow: Any, begun: asyncio.Event, client: Any, worker: Any) -> Any:
+    """A workflow whose step has begun and is cancelled then, which takes less than two seconds."""
+    await worker(**LEASE)
+    handle = await client.start(flow)
+    await asyncio.wait_for(begun.wait(), 10)
+    assert await cancel_and_see(client, handle) < 2
+    return handle
+
+
 async def test_a_running_async_step_is_stopped_within_two_seconds(app, client, worker):
     begun, ended = asyncio.Event(), []
 
@@ -46,10 +55,7 @@ async def test_a_running_async_step_is_stopped_within_two_seconds(app, client, w
     async def flow() -> str:
         return await long()
 
-    await worker(**LEASE)
-    handle = await client.start(flow)
-    await asyncio.wait_for(begun.wait(), 10)
-    assert await cancel_and_see(client, handle) < 2
+    handle = await cancelled_once_begun(flow, begun, client, worker)
     assert ended == ["cancelled", "finally"]
     assert await handle.steps() == []
 
@@ -71,10 +77,7 @@ async def test_what_a_stopped_step_raises_is_not_recorded_nor_retried(app, clien
     async def flow() -> None:
         await long()
 
-    await worker(**LEASE)
-    handle = await client.start(flow)
-    await asyncio.wait_for(begun.wait(), 10)
-    assert await cancel_and_see(client, handle) < 2
+    handle = await cancelled_once_begun(flow, begun, client, worker)
     assert tries == [1]
     assert await handle.steps() == []
 
@@ -251,10 +254,7 @@ async def test_a_cancelled_at_most_once_step_leaves_its_mark_and_no_outcome(app,
     async def flow() -> None:
         await launch()
 
-    await worker(**LEASE)
-    handle = await client.start(flow)
-    await asyncio.wait_for(begun.wait(), 10)
-    assert await cancel_and_see(client, handle) < 2
+    handle = await cancelled_once_begun(flow, begun, client, worker)
     assert [step.kind for step in await handle.steps()] == ["started"]
 
 
@@ -272,10 +272,7 @@ async def test_a_cancelled_transaction_is_rolled_back(app, client, worker, sql):
     async def flow() -> None:
         await book()
 
-    await worker(**LEASE)
-    handle = await client.start(flow)
-    await asyncio.wait_for(begun.wait(), 10)
-    assert await cancel_and_see(client, handle) < 2
+    handle = await cancelled_once_begun(flow, begun, client, worker)
     assert sql.one("SELECT count(*) FROM booked") == 0
     assert await handle.steps() == []
 

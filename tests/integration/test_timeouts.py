@@ -36,6 +36,15 @@ def parked(sql: Any) -> bool:
     return bool(sql("SELECT 1 FROM everstep.run WHERE state = 3"))
 
 
+async def woken_after_an_hour(flow: Any, client: Any, worker: Any, sql: Any) -> Any:
+    """A workflow that has left its worker for an hour, and is replayed now that this is over."""
+    await worker()
+    handle = await client.start(flow)
+    await eventually(lambda: parked(sql))
+    sql.advance_clock(HOUR + 1)
+    return handle
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_step_that_lost_against_the_clock_stays_lost(app, client, worker, sql, way):
     """At the replay it would be quick; it is not asked."""
@@ -87,10 +96,7 @@ async def test_a_step_that_won_stays_the_winner_long_after_its_time(app, client,
         await everstep.sleep(HOUR)
         return answer
 
-    await worker()
-    handle = await client.start(flow)
-    await eventually(lambda: parked(sql))
-    sql.advance_clock(HOUR + 1)
+    handle = await woken_after_an_hour(flow, client, worker, sql)
     assert await handle.result(20) == "answer"
 
 
@@ -212,10 +218,7 @@ async def test_limits_within_limits_run_out_one_by_one(app, client, worker, sql)
         await everstep.sleep(HOUR)
         return words
 
-    await worker()
-    handle = await client.start(flow)
-    await eventually(lambda: parked(sql))
-    sql.advance_clock(HOUR + 1)
+    handle = await woken_after_an_hour(flow, client, worker, sql)
     assert await handle.result(20) == ["inner", "outer"]
     assert all(words == ["inner", "outer"] for words in said)
     assert len(said) >= 2
@@ -250,10 +253,7 @@ async def test_a_task_group_replays_who_failed_and_who_was_cancelled(app, client
         await everstep.sleep(HOUR)
         return errors
 
-    await worker()
-    handle = await client.start(flow)
-    await eventually(lambda: parked(sql))
-    sql.advance_clock(HOUR + 1)
+    handle = await woken_after_an_hour(flow, client, worker, sql)
     assert await handle.result(20) == ["bad"]
     assert all(errors == ["bad"] for errors in said)
     assert len(said) >= 2
@@ -316,10 +316,7 @@ async def test_a_step_that_raises_cancelled_error_by_itself_has_failed(app, clie
             return error.failure.message
         return "?"
 
-    await worker()
-    handle = await client.start(flow)
-    await eventually(lambda: parked(sql))
-    sql.advance_clock(HOUR + 1)
+    handle = await woken_after_an_hour(flow, client, worker, sql)
     assert "nobody had cancelled it" in await handle.result(20)
 
 

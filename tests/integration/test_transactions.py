@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -96,30 +96,6 @@ def checked(n: int) -> int:
     return n
 
 
-@pytest.mark.parametrize("form", ["psycopg", "AsyncSession", "AsyncConnection"])
-async def test_it_commits_with_its_record_or_not_at_all(
-    app: App,
-    worker: StartWorker,
-    client: Client,
-    target: tuple[Database | None, Sql],
-    form: str,
-) -> None:
-    database, there = target
-    buy = flows_of(app, database, form)
-    await worker()
-    handle = await client.start(buy)
-    assert await handle.result(10) == "two is refused"
-    assert [row[0] for row in there("SELECT n FROM booked")] == [1]
-    kinds = [step.kind for step in await handle.steps()]
-    if database is None:
-        assert kinds == ["transaction", "transaction"]
-    else:
-        assert kinds == ["started", "transaction"] * 2
-        (row,) = there("SELECT * FROM everstep_transaction")
-        assert (row.workflow_id, row.branch, row.seq) == (handle.id, "", 2)
-        assert (row.app, row.name, row.output) == ("test", "book", b"1")
-
-
 def plain_flows_of(app: App, database: Database | None, form: str) -> Any:
     book: Any
     if form == "psycopg":
@@ -158,19 +134,39 @@ def plain_flows_of(app: App, database: Database | None, form: str) -> Any:
     return buy
 
 
-@pytest.mark.parametrize("form", ["psycopg", "Session", "Connection"])
-async def test_a_plain_one_too(
+FORMS = {
+    flows_of: ["psycopg", "AsyncSession", "AsyncConnection"],
+    plain_flows_of: ["psycopg", "Session", "Connection"],
+}
+
+
+@pytest.mark.parametrize(
+    ("flows", "form"),
+    [(flows, form) for flows, forms in FORMS.items() for form in forms],
+    ids=lambda given: given if isinstance(given, str) else given.__name__,
+)
+async def test_it_commits_with_its_record_or_not_at_all(
     app: App,
     worker: StartWorker,
     client: Client,
     target: tuple[Database | None, Sql],
+    flows: Callable[[App, Database | None, str], Any],
     form: str,
 ) -> None:
     database, there = target
-    buy = plain_flows_of(app, database, form)
+    buy = flows(app, database, form)
     await worker()
-    assert await (await client.start(buy)).result(10) == "two is refused"
+    handle = await client.start(buy)
+    assert await handle.result(10) == "two is refused"
     assert [row[0] for row in there("SELECT n FROM booked")] == [1]
+    kinds = [step.kind for step in await handle.steps()]
+    if database is None:
+        assert kinds == ["transaction", "transaction"]
+    else:
+        assert kinds == ["started", "transaction"] * 2
+        (row,) = there("SELECT * FROM everstep_transaction")
+        assert (row.workflow_id, row.branch, row.seq) == (handle.id, "", 2)
+        assert (row.app, row.name, row.output) == ("test", "book", b"1")
 
 
 COMMITS = {
