@@ -305,7 +305,7 @@ async def test_a_parent_sees_that_its_inline_child_was_cancelled(app, client, wo
     handle = await client.start(grandparent, id="g")
     await asyncio.wait_for(begun.wait(), 10)
     await client.cancel("g/1/1")
-    assert "'g/1/1' () was cancelled" in await handle.result(20)
+    assert "workflow 'g/1/1' was cancelled" in await handle.result(20)
 
 
 async def test_cancelling_a_grandparent_stops_running_steps_of_all_below(app, client, worker, sql):

@@ -140,7 +140,7 @@ async def test_readers_outside_see_what_was_said(
 
     await worker()
     handle = await client.start(say, SECRET, attributes={"colour": "plain"})
-    assert await client.get_event(handle.id, "said", 10) == SECRET
+    assert await client.get_event(handle.id, "said", timeout=10) == SECRET
     assert [event.value for event in await client.events(handle.id)] == [SECRET]
     assert [each async for each in client.read_stream(handle.id, "words")] == [
         f"{SECRET} {number}" for number in range(3)

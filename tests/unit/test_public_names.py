@@ -80,3 +80,29 @@ def test_names_are_in_order_and_there() -> None:
     for module in (everstep, sync):
         assert list(module.__all__) == sorted(module.__all__)
         assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_a_timeout_is_the_same_option_everywhere() -> None:
+    """Seconds or a timedelta, by default none; by name, unless it is all that there is to say."""
+    alone = {"Handle.result", "wait_for"}
+    found = {
+        where: inspect.signature(function).parameters["timeout"]
+        for where, function in public_functions()
+        if "timeout" in inspect.signature(function).parameters
+    }
+    # What limits a step is part of its code: it is a timedelta, and so are the times of a Retry.
+    of_steps = {
+        "App.step",
+        "Step.options",
+        "PlainStep.options",
+        "Step.__init__",
+        "PlainStep.__init__",
+    }
+    assert {"recv", "get_event", "Client.get_event", *alone, "App.step"} <= found.keys()
+    for where, parameter in found.items():
+        of_step = where in of_steps
+        wanted = "timedelta | None" if of_step else "timedelta | float | None"
+        assert parameter.annotation == wanted, where
+        if not where.endswith("__init__") and where != "wait_for":
+            assert parameter.default is None, where
+        assert (parameter.kind is inspect.Parameter.KEYWORD_ONLY) is (where not in alone), where

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import click
 
+from everstep.app import App
 from everstep.cli import options
 from everstep.cli.durations import duration
 from everstep.cli.output import print_json, print_rows
@@ -137,14 +138,15 @@ def reset(*, names: tuple[str, ...], url: str | None, schema: str | None) -> Non
 
 @command.command(examples=["everstep schedule trigger report"])
 @click.argument("name", metavar="SCHEDULE")
+@options.app
 @options.database
-def trigger(*, name: str, url: str | None, schema: str | None) -> None:
+def trigger(*, name: str, app: App | None, url: str | None, schema: str | None) -> None:
     """Start its workflow now, paused or not, and print the workflow's id."""
 
     async def start(client: Client) -> str:
         return await client.schedules.trigger(name)
 
-    click.echo(with_client(url, schema, start))
+    click.echo(with_client(url, schema, start, app=app))
 
 
 @command.command(
@@ -156,10 +158,18 @@ def trigger(*, name: str, url: str | None, schema: str | None) -> None:
 @click.argument("name", metavar="SCHEDULE")
 @click.option("--start", required=True, metavar="WHEN", help="2026-05-01T07:00+02:00, or 3d ago")
 @click.option("--end", metavar="WHEN", help="The same; up to, not including, this moment [now]")
+@options.app
 @options.database
 @options.output()
 def backfill(
-    *, name: str, start: str, end: str | None, url: str | None, schema: str | None, style: str
+    *,
+    name: str,
+    start: str,
+    end: str | None,
+    app: App | None,
+    url: str | None,
+    schema: str | None,
+    style: str,
 ) -> None:
     """Start the workflows of past ticks that have none. A time without an offset is in the schedule's zone."""
     now = datetime.now(UTC)
@@ -169,7 +179,7 @@ def backfill(
         done = await client.schedules.backfill(name, *span)
         return done.started, done.existing
 
-    started, existing = with_client(url, schema, fill)
+    started, existing = with_client(url, schema, fill, app=app)
     match style:
         case "json":
             print_json({"started": started, "existing": existing})

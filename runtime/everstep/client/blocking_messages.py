@@ -33,12 +33,14 @@ class ClientMessages(ABC):
         """
         return self._wait(self._async.send(workflow_id, message, topic, key=key))
 
-    def get_event(self, workflow_id: str, key: str, timeout: timedelta | float = 60.0) -> Any:
-        """The value a workflow publishes under a name, waiting for it at most `timeout`.
+    def get_event(
+        self, workflow_id: str, key: str, *, timeout: timedelta | float | None = None
+    ) -> Any:
+        """The value a workflow publishes under a name, waiting for it at most `timeout` (seconds or timedelta).
 
         Raises TimeoutError, also once the workflow has finished without it, and UnknownWorkflowError.
         """
-        return self._wait(self._async.get_event(workflow_id, key, timeout))
+        return self._wait(self._async.get_event(workflow_id, key, timeout=timeout))
 
     def events(self, workflow_id: str) -> Sequence[EventInfo]:
         """All that a workflow has published so far, by name. Raises UnknownWorkflowError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -12,7 +13,7 @@ import msgspec
 
 from everstep.client.base import ClientBase
 from everstep.codec import encode_plain
-from everstep.durations import seconds_of
+from everstep.durations import patience_of
 from everstep.errors import UnknownWorkflowError
 from everstep.store.hints import Channel
 from everstep.store.infos import EventInfo
@@ -78,13 +79,15 @@ class ClientMessages(ClientBase):
         self,
         workflow_id: str,
         key: str,
-        timeout: timedelta | float = 60.0,  # noqa: ASYNC109
+        *,
+        timeout: timedelta | float | None = None,  # noqa: ASYNC109
     ) -> Any:
-        """The value a workflow publishes under a name, waiting for it at most `timeout`.
+        """The value a workflow publishes under a name, waiting for it at most `timeout` (seconds or timedelta).
 
         Raises TimeoutError, also once the workflow has finished without it, and UnknownWorkflowError.
         """
-        ends, pause = time.monotonic() + seconds_of(timeout, "a timeout"), 0.01
+        patience, pause = patience_of(timeout), 0.01
+        ends = math.inf if patience is None else time.monotonic() + patience
         while True:
             seen = await self._ask_link.retry(lambda c: self._messages.event(c, workflow_id, key))
             if not seen.known:

@@ -54,7 +54,8 @@ class SyncClock:
     def run_until(self, handle: Started) -> None:
         """Put the clock forward from timer to timer until a workflow has finished, however it ends.
 
-        Raises StuckError if it waits for something that no clock brings, such as a message.
+        Raises StuckError if it waits for something that no clock brings, such as a message: at once where nothing
+        else has a timer, else after twenty seconds without a change.
         """
         self._wait(self._clock.run_until(handle))
 
@@ -112,6 +113,8 @@ class SyncStage:
         self, step: str | Named, *, when: When = "after", times: int = 1
     ) -> AbstractContextManager[CrashPoint]:
         """Let the worker die at a step, as a killed process does, and another take over at once.
+
+        `step`: the step, or its name.
 
         `when`: "before" the step's function is called; "after" it has returned, when nothing is recorded yet (of a
         transaction: before its commit); or when its outcome is "recorded". Nothing is given back or written any
