@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from support.elsewhere import Elsewhere, another_database
 from support.server import Server
 
 import everstep
-from everstep import App, Client, Database, StepError, WorkflowError
+from everstep import App, Client, Database, Isolation, Retry, StepError, WorkflowError
 from everstep.errors import UsageError
 
 
@@ -167,6 +168,32 @@ async def test_it_commits_with_its_record_or_not_at_all(
         (row,) = there("SELECT * FROM everstep_transaction")
         assert (row.workflow_id, row.branch, row.seq) == (handle.id, "", 2)
         assert (row.app, row.name, row.output) == ("test", "book", b"1")
+
+
+async def test_options_at_the_call(app: App, worker: StartWorker, client: Client, sql: Sql) -> None:
+    tries: list[str] = []
+
+    @app.transaction
+    async def level(tx: everstep.Connection) -> str:
+        row = await (await tx.execute("SHOW transaction_isolation")).fetchone()
+        assert row is not None
+        tries.append(row[0])
+        if len(tries) < 3:
+            raise ValueError("again")
+        return str(row[0])
+
+    @app.workflow
+    async def flow() -> str:
+        again = Retry(max_attempts=3, interval=timedelta(0))
+        return await level.options(
+            name="its level", retry=again, isolation=Isolation.SERIALIZABLE
+        )()
+
+    await worker()
+    handle = await client.start(flow)
+    assert await handle.result(10) == "serializable"
+    assert tries == ["serializable"] * 3
+    assert [step.name for step in await handle.steps()] == ["its level"]
 
 
 COMMITS = {

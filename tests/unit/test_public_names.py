@@ -106,3 +106,14 @@ def test_a_timeout_is_the_same_option_everywhere() -> None:
         if not where.endswith("__init__") and where != "wait_for":
             assert parameter.default is None, where
         assert (parameter.kind is inspect.Parameter.KEYWORD_ONLY) is (where not in alone), where
+
+
+def test_what_a_decorator_takes_can_be_changed_for_one_call() -> None:
+    def names(function: Callable[..., Any]) -> list[str]:
+        return [name for name in inspect.signature(function).parameters if name != "self"]
+
+    # A transaction's database is where its records are: it stays.
+    for cls in (everstep.Step, everstep.PlainStep):
+        assert ["function", *names(cls.options)] == names(everstep.App.step)
+    for tx in (everstep.Transaction, everstep.PlainTransaction):
+        assert ["function", *names(tx.options), "database"] == names(everstep.App.transaction)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, ParamSpec, TypeVar, cast, get_origin
+from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, get_origin
 
 from everstep.codec import Payload, hints_of, result_payload
 from everstep.context import Branch, StepContext, current_branch
@@ -50,6 +50,22 @@ class _Transaction(Generic[P, R]):
         self.database = database
         if not inspect.signature(function).parameters:
             raise UsageError(f"transaction {name} takes the connection as its first parameter")
+
+    def options(
+        self,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        isolation: Isolation | None = None,
+    ) -> Self:
+        """The same transaction with other options, for one call: `await book.options(retry=…)(order)`."""
+        return type(self)(
+            self.function,
+            name=name or self.name,
+            retry=retry or self.retry,
+            isolation=isolation or self.isolation,
+            database=self.database,
+        )
 
     @functools.cached_property
     def result(self) -> Payload[R]:
