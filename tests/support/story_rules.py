@@ -186,7 +186,8 @@ class Story(TellingWorkers, TellingMail, RuleBasedStateMachine):
     @precondition(lambda self: self.fresh())
     @rule(pick=PICK, seconds=SECONDS)
     def sleep(self, pick: int, seconds: int) -> None:
-        claim = choose(self.fresh(), pick)
+        cancelled = [c for c in self.fresh() if self.oracle.runs[c.id].cancel]
+        claim = choose(cancelled or self.fresh(), pick)
         self.write(claim, CheckpointKind.SLEEP)
         self.park(claim, seconds, "sleep", -1)
 

@@ -44,7 +44,8 @@ class Telling:
         now = self.oracle.now
         self.oracle.now = round(now + 0.001, 3)
         found = self.engine.dump_and_set_time(self.oracle.now)
-        assert difference(found, self.oracle) == {}
+        wrong = difference(found, self.oracle)
+        assert not wrong, "\n".join(f"{which}: {what}" for which, what in wrong.items())
 
     def say(self, sentence: str) -> None:
         """For who reads a story that failed: shown as it was shrunk, and not otherwise."""
@@ -62,30 +63,30 @@ class Telling:
     # Starting and ending.
 
     def start_one(self, id_: str, delay: float = 0.0, dedup: str | None = None) -> None:
-        self.say(f"{id_} is started, delay {delay:.0f} s, key {dedup}")
+        self.say(
+            f"{id_} is started{f' in {delay:g} s' * bool(delay)}{', with a key' * bool(dedup)}"
+        )
         start = Start(id_, "w", "default", JSON, b"{}", delay=delay, dedup=dedup)
         done = self.engine.do(self.engine.workflows.start(self.engine.session, [start]))
         said, holder = self.oracle.start(id_, delay, dedup)
-        assert done.existing == ({id_} if said == "existing" else set())
-        assert done.duplicates == ({id_: holder} if said == "duplicate" else {})
+        agree(done.existing, ({id_} if said == "existing" else set()))
+        agree(done.duplicates, ({id_: holder} if said == "duplicate" else {}))
         self.did(f"start: {said}")
 
     def restart_one(self, id_: str) -> None:
         self.say(f"{id_} is restarted")
         start = Start(id_, "w", "default", JSON, b"{}")
         again = self.engine.do(self.engine.workflows.restart(self.engine.session, start))
-        assert again == self.oracle.restart(id_)
+        agree(again, self.oracle.restart(id_))
         self.did("restart")
 
     def cancel_one(self, id_: str) -> None:
         self.say(f"{id_} is cancelled")
         done = self.engine.do(self.engine.workflows.cancel(self.engine.session, [id_], b"{}"))
         said, wakes = self.oracle.cancel(id_)
-        assert (done.cancelling, done.cancelled) == (
-            [id_] if said == "cancelling" else [],
-            [id_] if said == "cancelled" else [],
-        )
-        assert set(done.wakes) == set(wakes)
+        agree(done.cancelling, [id_] if said == "cancelling" else [])
+        agree(done.cancelled, [id_] if said == "cancelled" else [])
+        agree(set(done.wakes), set(wakes))
         self.wakes |= set(wakes)
         self.did(f"cancel: {said}")
 
@@ -101,8 +102,8 @@ class Telling:
         )
         waiters = self.oracle.runs[claim.id].waiters if claim in self.fresh() else []
         said, reply = self.engine.commit(claim, batch)
-        assert said == self.oracle.finish(claim.worker, claim.id, claim.epoch, ending)
-        assert set(reply.wakes) == set(waiters)
+        agree(said, self.oracle.finish(claim.worker, claim.id, claim.epoch, ending))
+        agree(set(reply.wakes), set(waiters))
         self.wakes |= set(waiters)
         self.did(f"end: {ending.name.lower()}" if said == "written" else f"late end: {said}")
 
@@ -113,9 +114,9 @@ class Telling:
         self.say(f"{claim} records its number {seq}, {CheckpointKind(kind).name.lower()}")
         owned = self.oracle.owns(claim.worker, claim.id, claim.epoch)
         said, reply = self.engine.commit(claim, row(claim, kind, seq, message=message))
-        assert said == self.oracle.record(claim.worker, claim.id, claim.epoch, seq, kind, "1")
+        agree(said, self.oracle.record(claim.worker, claim.id, claim.epoch, seq, kind, "1"))
         cancelled = owned and self.oracle.runs[claim.id].cancel
-        assert reply.cancels == ([claim.id] if cancelled else [])
+        agree(reply.cancels, ([claim.id] if cancelled else []))
         if said == "written":
             claim.seq = seq
         return said
@@ -126,7 +127,8 @@ class Telling:
         kind = CheckpointKind.STEP
         said, _ = self.engine.commit(claim, row(claim, kind, claim.seq, output=b"2"))
         then = self.oracle.record(claim.worker, claim.id, claim.epoch, claim.seq, kind, "2")
-        assert said == then == "mine"
+        agree(said, then)
+        agree(said, "mine")
         self.did("record again")
 
     def start_child_of(self, claim: Claim) -> None:
@@ -137,8 +139,9 @@ class Telling:
         batch = row(claim, CheckpointKind.CHILD, claim.seq, output=outcome.encode())
         columns(batch, s_parent=claim.id, s_epoch=claim.epoch, s_id=child, **CHILD)
         said, _ = self.engine.commit(claim, batch)
-        assert said == self.oracle.record(
-            claim.worker, claim.id, claim.epoch, claim.seq, CheckpointKind.CHILD, outcome
+        kind = CheckpointKind.CHILD
+        agree(
+            said, self.oracle.record(claim.worker, claim.id, claim.epoch, claim.seq, kind, outcome)
         )
         self.oracle.start_child(claim.id, child)
         self.did("start a child")
@@ -156,9 +159,14 @@ class Telling:
         )
         said, _ = self.engine.commit(claim, batch)
         then = self.oracle.park(claim.worker, claim.id, claim.epoch, wake_at, key, signals)
-        assert said == then
+        agree(said, then)
         self.did(f"park: {said}")
         return said
+
+
+def agree(answer: object, expected: object) -> None:
+    """What the engine answered, and what the oracle says that it should."""
+    assert answer == expected, f"the engine answered {answer!r}, and should have {expected!r}"
 
 
 CHILD: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from everstep.store.models import CheckpointKind
 from support.rows import OPEN
 from support.story import Claim
-from support.telling import Telling
+from support.telling import Telling, agree
 
 
 class TellingMail(Telling):
@@ -22,7 +22,7 @@ class TellingMail(Telling):
         )
         messages, body = self.engine.messages, b"%d" % self.bodies
         sent = self.engine.do(messages.send(self.engine.session, id_, "t", body=body, key=None))
-        assert sent == self.oracle.send(id_, self.bodies)
+        agree(sent, self.oracle.send(id_, self.bodies))
         if sent and wakes:
             self.wakes.add(id_)
         self.did("send" if wakes else "send and die", effect=sent)
@@ -30,7 +30,7 @@ class TellingMail(Telling):
     def deliver(self) -> None:
         self.say(f"{', '.join(sorted(self.wakes))} are woken")
         woken = self.engine.do(self.engine.messages.wake(self.engine.session, sorted(self.wakes)))
-        assert woken == self.oracle.wake(self.wakes)
+        agree(woken, self.oracle.wake(self.wakes))
         self.wakes = set()
         self.did("wake")
 
@@ -44,7 +44,7 @@ class TellingMail(Telling):
         if body is None:
             self.park(claim, None, "message:t", signals)
             return
-        assert self.write(claim, CheckpointKind.RECEIVE, message=message) == "written"
+        agree(self.write(claim, CheckpointKind.RECEIVE, message=message), "written")
         mail = self.oracle.workflows[claim.id].mail
         next(m for m in mail if m.body == body).taken_at = claim.seq
         self.did("receive")
@@ -57,7 +57,7 @@ class TellingMail(Telling):
         assert seen is not None
         mail = [m.body for m in self.oracle.workflows[claim.id].mail if m.taken_at is None]
         body = None if seen.body is None else int(seen.body)
-        assert (seen.signals, body) == (self.oracle.runs[claim.id].signals, (mail or [None])[0])
+        agree((seen.signals, body), (self.oracle.runs[claim.id].signals, (mail or [None])[0]))
         return seen.signals, seen.n, body
 
     def await_end_of(self, claim: Claim, child: str) -> None:
@@ -67,7 +67,7 @@ class TellingMail(Telling):
         self.oracle.watch(child, claim.id)
         (seen,) = self.engine.do(messages.peek_outcomes(session, [(claim.id, child)]))
         assert seen is not None
-        assert seen.finished == (self.oracle.workflows[child].status != OPEN)
+        agree(seen.finished, (self.oracle.workflows[child].status != OPEN))
         if seen.finished:
             self.write(claim, CheckpointKind.RESULT)
             self.did("get a result")

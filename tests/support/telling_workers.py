@@ -8,7 +8,7 @@ from everstep.store.models import Ending, Lane
 from everstep.store.workers import WorkerState
 from support.oracle import LEASE_SECONDS, MAX_CRASHES
 from support.story import Claim
-from support.telling import Telling
+from support.telling import Telling, agree
 
 
 class TellingWorkers(Telling):
@@ -36,14 +36,14 @@ class TellingWorkers(Telling):
             limit += 1
         self.say(f"worker {worker} claims up to {limit} {'suspects' if suspect else 'workflows'}")
         claims = self._claim(worker, limit, suspect=suspect)
-        assert {c.id for c in claims} == set(free[:limit])
+        agree({c.id for c in claims}, set(free[:limit]))
         if not claims:
             return
         session, ids = self.engine.session, [c.id for c in claims]
         logs = self.engine.do(self.engine.runs(worker).load(session, ids))
         for c in sorted(claims, key=lambda c: c.id):
-            assert (c.epoch, c.crashes, c.cancel) == self.oracle.claim(worker, c.id)
-            assert {r.seq for r in logs[c.id]} == set(self.oracle.workflows[c.id].log)
+            agree((c.epoch, c.crashes, c.cancel), self.oracle.claim(worker, c.id))
+            agree({r.seq for r in logs[c.id]}, set(self.oracle.workflows[c.id].log))
             self.claims.append(Claim(worker, c.id, c.epoch, len(logs[c.id])))
         self.did("claim a suspect" if suspect else "claim")
 
@@ -58,7 +58,7 @@ class TellingWorkers(Telling):
         """A heartbeat; what it says was cancelled is ended."""
         self.say(f"worker {worker} beats")
         found = self.engine.beat(worker)
-        assert found == self.oracle.beat(worker)
+        agree(found, self.oracle.beat(worker))
         self.did("beat", effect=found is not None)
         for claim in self.fresh():
             if found and claim.worker == worker and claim.id in found:
@@ -68,7 +68,7 @@ class TellingWorkers(Telling):
         self.say(f"worker {worker} leaves")
         session = self.engine.session
         released = self.engine.do(self.engine.runs(worker).release(session))
-        assert released == self.oracle.release(worker)
+        agree(released, self.oracle.release(worker))
         self.engine.do(self.engine.workers(worker).set_state(session, WorkerState.DEAD))
         self.oracle.dead.add(worker)
         self.did("leave")
@@ -78,7 +78,7 @@ class TellingWorkers(Telling):
         self.say(f"{claim} gives it back")
         runs, session = self.engine.runs(claim.worker), self.engine.session
         released = self.engine.do(runs.release_strays(session, [claim.id]))
-        assert released == self.oracle.release(claim.worker, [claim.id])
+        agree(released, self.oracle.release(claim.worker, [claim.id]))
         self.did("give back")
 
     def fall_silent(self, worker: int) -> None:
@@ -88,7 +88,7 @@ class TellingWorkers(Telling):
         self.claims = [claim for claim in self.claims if claim.worker != worker]
         for other in self.live():
             if other != worker:
-                assert self.engine.beat(other) == self.oracle.beat(other)
+                agree(self.engine.beat(other), self.oracle.beat(other))
         self.sweep_up()
 
     def kill_whoever_has(self, id_: str) -> bool:
@@ -111,13 +111,13 @@ class TellingWorkers(Telling):
         leases = engine.do(engine.workers(0).leases(session))
         suspects = [lease.worker_id for lease in leases if lease.expired]
         dead = engine.do(engine.workers(0).declare_dead(session, suspects)) if suspects else []
-        assert len(dead) == self.oracle.declare_dead()
+        agree(len(dead), self.oracle.declare_dead())
         rescued = engine.do(engine.runs(0).rescue(session))
-        assert rescued == self.oracle.rescue()
+        agree(rescued, self.oracle.rescue())
         buried = engine.do(engine.runs(0).bury(session, MAX_CRASHES, b"{}"))
-        assert buried == self.oracle.bury()
+        agree(buried, self.oracle.bury())
         forgotten = engine.do(engine.messages.wake_forgotten(session))
-        assert forgotten == self.oracle.wake_forgotten()
+        agree(forgotten, self.oracle.wake_forgotten())
         self.did("declare dead", effect=dead)
         self.did("rescue", effect=rescued)
         self.did("bury", effect=buried)
@@ -126,5 +126,5 @@ class TellingWorkers(Telling):
     def wake_whom_it_is_time_for(self) -> None:
         self.say("timers that are due wake whom they are for")
         woken = self.engine.do(self.engine.runs(0).wake_due(self.engine.session))
-        assert woken == self.oracle.wake_due()
+        agree(woken, self.oracle.wake_due())
         self.did("wake due", effect=woken)
