@@ -20,18 +20,10 @@ class Taught(click.Command):
         super().format_epilog(ctx, formatter)
 
 
-class TaughtGroup(click.Group):
+class TaughtGroup(Taught, click.Group):
     """A group of commands, with examples."""
 
     command_class = Taught
-
-    def __init__(self, *args: Any, examples: Sequence[str] = (), **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.examples = examples
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        write_examples(formatter, self.examples)
-        super().format_epilog(ctx, formatter)
 
 
 def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
