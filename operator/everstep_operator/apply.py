@@ -143,7 +143,7 @@ class Applier:
     async def post(self, event: Mapping[str, Any]) -> None:
         """The same event again is a higher count, not another object."""
         name, space = event["metadata"]["name"], event["metadata"]["namespace"]
-        count = self.memory.events[name] = self.memory.events.get(name, 0) + 1
+        count = self.memory.count(name)
         try:
             await self.kube.create(EVENTS, event)
         except KubeError as error:

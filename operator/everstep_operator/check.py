@@ -12,10 +12,10 @@ NEEDED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("everstep.dev", "durableapps/status", ("patch",)),
     # Not called: Kubernetes asks for it where owner references may block a deletion.
     ("everstep.dev", "durableapps/finalizers", ("update",)),
-    ("apps", "deployments", ("get", "list", "watch", "create", "patch", "delete")),
-    ("apps", "controllerrevisions", ("get", "list", "create", "delete")),
-    ("batch", "jobs", ("get", "list", "watch", "create", "delete")),
-    ("", "pods", ("get", "list", "watch")),
+    ("apps", "deployments", ("list", "watch", "create", "patch", "delete")),
+    ("apps", "controllerrevisions", ("list", "create", "delete")),
+    ("batch", "jobs", ("list", "watch", "create", "delete")),
+    ("", "pods", ("list", "watch")),
     ("", "secrets", ("get",)),
     ("", "events", ("create", "patch")),
 )

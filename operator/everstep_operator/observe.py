@@ -37,6 +37,8 @@ from everstep_operator.reasons import Reason
 from everstep_operator.resource import DurableApp, SecretKey
 from everstep_operator.trust import trusted
 
+_EVENTS = 1000
+
 
 @dataclass(slots=True)
 class Memory:
@@ -48,6 +50,14 @@ class Memory:
     """By key of an app: names of worker pods that were seen and may still hold leases."""
     events: dict[str, int] = field(default_factory=dict)
     """By name of an Event: how often it happened."""
+
+    def count(self, event: str) -> int:
+        """One more of this Event; the one told longest ago is forgotten when there are too many."""
+        count = self.events.pop(event, 0) + 1
+        self.events[event] = count
+        if len(self.events) > _EVENTS:
+            del self.events[next(iter(self.events))]
+        return count
 
     def forget(self, key: str) -> None:
         self.pods.pop(key, None)

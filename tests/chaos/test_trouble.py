@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -165,8 +167,26 @@ def check_poison(sql: Sql, ledger: Ledger, deaths: int) -> None:
 
 
 async def replace_the_dead(fleet: Fleet) -> None:
-    while True:
-        for worker in [w for w in fleet.workers if w.poll() is not None]:
+    """For ever: another worker for each that ends, as soon as it does."""
+
+    async def replace(worker: subprocess.Popen[bytes]) -> None:
+        while True:
+            await ended(worker)
             fleet.workers.remove(worker)
             fleet.start()
-        await asyncio.sleep(0.05)
+            worker = fleet.workers[-1]
+
+    await asyncio.gather(*[replace(worker) for worker in fleet.workers])
+
+
+async def ended(process: subprocess.Popen[bytes]) -> None:
+    """The kernel tells of the end of a process by a file descriptor that can be read."""
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+    descriptor = os.pidfd_open(process.pid)
+    loop.add_reader(descriptor, over.set)
+    try:
+        await over.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+    process.wait()

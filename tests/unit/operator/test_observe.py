@@ -161,3 +161,12 @@ async def test_a_schema_is_free_again_when_its_app_is_gone() -> None:
     assert databases.claim("shop/copy", url, "everstep", NOW) == "shop/orders"
     await databases.forget("shop/orders")
     assert databases.claim("shop/copy", url, "everstep", NOW) is None
+
+
+def test_events_are_counted_and_the_oldest_forgotten() -> None:
+    memory = Memory()
+    assert [memory.count("first") for _ in range(3)] == [1, 2, 3]
+    for number in range(2000):
+        memory.count(str(number))
+    assert len(memory.events) == 1000
+    assert memory.count("first") == 1
