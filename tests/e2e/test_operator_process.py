@@ -145,7 +145,7 @@ def test_it_watches_answers_and_leaves_with_the_chart_s_rights(
         status = api.get("dapp", "shop", "-n", "default")["status"]
         reasons = {c["type"]: c["reason"] for c in status["conditions"]}
         assert reasons["DatabaseReachable"] == "SecretMissing"
-        assert "create it with the connection string" in json.dumps(status)
+        assert "create it in this namespace, with the connection string" in json.dumps(status)
 
         api.kubectl(
             "patch",
