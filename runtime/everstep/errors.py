@@ -163,7 +163,9 @@ class WorkflowError(RecordedError):
 
 
 class WorkflowCancelledError(EverstepError):
-    """Raised by `handle.result()` when the workflow was cancelled."""
+    """Raised by `handle.result()` when the workflow was cancelled. `workflow_id`: which one, where that is known."""
+
+    workflow_id = ""
 
 
 class WorkflowTimeoutError(WorkflowCancelledError, TimeoutError):

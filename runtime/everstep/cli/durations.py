@@ -29,5 +29,6 @@ def instant(text: str) -> datetime:
     except ValueError:
         raise click.BadParameter(f"{text!r} is no instant: write 2026-05-01T07:00Z") from None
     if found.tzinfo is None:
-        raise click.BadParameter(f"{text!r} has no offset: write {text}Z, or {text}+02:00")
+        local = found.isoformat(timespec="minutes")
+        raise click.BadParameter(f"{text!r} has no offset: write {local}Z, or {local}+02:00")
     return found

@@ -116,7 +116,7 @@ def what_and_remedy(error: BaseException) -> tuple[str, str]:
     if isinstance(error, MigrationError):
         return _located(error.report), error.report.get("remedy", "")
     if isinstance(error, (RecordedError, WorkflowCancelledError)):
-        id_ = getattr(error, "workflow_id", "ID")
+        id_ = getattr(error, "workflow_id", "") or "ID"
         return text, f"`everstep workflow steps {id_}` shows how far it came."
     what, remedy = _split(text)
     if isinstance(error, UnknownWorkflowError) and not remedy:

@@ -65,10 +65,13 @@ def everstep() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: run a command and exit with the code of docs/reference/contract.md."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    out = sys.stdout
     try:
         code = everstep.main(args=given, prog_name="everstep", standalone_mode=False)
     except BaseException as error:  # noqa: BLE001
-        code = report(error, called=_path(given))
+        # A closed pipe is what click answers by putting a deaf stream in its place and leaving.
+        closed = isinstance(error, SystemExit) and sys.stdout is not out
+        code = report(BrokenPipeError() if closed else error, called=_path(given))
     sys.exit(int(code) if isinstance(code, int) else ExitCode.SUCCESS)
 
 

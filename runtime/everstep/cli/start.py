@@ -115,4 +115,6 @@ def _why(handle: Handle[Any], chosen: StartOptions) -> str:
         return "waits already, and has this input now"
     if handle.id != chosen.get("id"):
         return "is open with this deduplication key: nothing was started"
+    if chosen.get("on_existing") == "restart":
+        return "was there already; if it had failed, it begins anew"
     return "was there already, with the same input"

@@ -116,15 +116,20 @@ def error_of(outcome: Outcome) -> RecordedError | WorkflowCancelledError:
     """The error a finished workflow ended with."""
     failure = Failure.decode(outcome.error or b'{"type":"","message":""}')
     match outcome.status:
-        case Ending.CANCELLED if failure.type == DEADLINE_EXCEEDED.type:
-            return WorkflowTimeoutError(
-                f"{workflow_called(outcome.id, outcome.name)} did not finish before its deadline"
-            )
         case Ending.CANCELLED:
-            return WorkflowCancelledError(
-                f"{workflow_called(outcome.id, outcome.name)} was cancelled"
-            )
+            return _cancelled(outcome, late=failure.type == DEADLINE_EXCEEDED.type)
         case Ending.DEAD_LETTER:
             return WorkflowDeadError(outcome.id, outcome.name, failure)
         case Ending.FAILED | Ending.SUCCEEDED:
             return WorkflowError(outcome.id, outcome.name, failure)
+
+
+def _cancelled(outcome: Outcome, *, late: bool) -> WorkflowCancelledError:
+    called = workflow_called(outcome.id, outcome.name)
+    error = (
+        WorkflowTimeoutError(f"{called} did not finish before its deadline")
+        if late
+        else WorkflowCancelledError(f"{called} was cancelled")
+    )
+    error.workflow_id = outcome.id
+    return error

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import click
 import pytest
 
 from everstep import (
@@ -12,9 +17,18 @@ from everstep import (
     UsageError,
     WorkflowCancelledError,
 )
+from everstep.cli.durations import instant
 from everstep.cli.failures import exit_code, printable, report, what_and_remedy
 from everstep.cli.main import main
-from everstep.errors import DatabaseRefusedError, Failure, MigrationError, WorkflowError
+from everstep.client.handle import error_of
+from everstep.errors import (
+    DEADLINE_EXCEEDED,
+    DatabaseRefusedError,
+    Failure,
+    MigrationError,
+    WorkflowError,
+)
+from everstep.store.models import Ending, Outcome
 
 # docs/reference/contract.md
 CODES = [
@@ -102,3 +116,25 @@ def test_a_group_without_a_command_shows_its_help_as_it_is(command, capsys):
     assert said.startswith("Usage: everstep")
     assert "\nCommands:\n" in said
     assert "error" not in said.splitlines()[0]
+
+
+def test_who_reads_only_the_beginning_gets_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "everstep.cli.main", "--help"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_cancelled_workflow_is_named_in_what_to_do():
+    outcome = Outcome("order-7", "checkout", Ending.CANCELLED, 1, None, DEADLINE_EXCEEDED.encode())
+    _, remedy = what_and_remedy(error_of(outcome))
+    assert remedy == "`everstep workflow steps order-7` shows how far it came."
+
+
+def test_an_instant_without_offset_is_shown_with_one():
+    with pytest.raises(click.BadParameter) as refused:
+        instant("2027-01-01")
+    assert "write 2027-01-01T00:00Z, or" in refused.value.message
+    assert instant("2027-01-01T00:00Z").tzinfo is not None
