@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import everstep
 from everstep import App, Client, UnknownWorkflowError, UsageError, WorkflowError
 
 Call = Callable[[Client, Any], Awaitable[Any]]
@@ -132,3 +133,62 @@ async def test_the_error_of_a_child_names_it_and_shows_the_users_code_only(
     frames = [line for line in caught.value.failure.traceback.splitlines() if "File " in line]
     assert frames
     assert all(__file__ in frame for frame in frames)
+
+
+MISNAMED: dict[str, Callable[[], Any]] = {
+    "an event": lambda: everstep.set_event(7, 1),  # type: ignore[arg-type]
+    "an event without UTF-8": lambda: everstep.set_event("\ud800", 1),
+    "an event of a thousand": lambda: everstep.set_event("x" * 1_000, 1),
+    "an event read": lambda: everstep.get_event("any", None),  # type: ignore[arg-type]
+    "a workflow's event": lambda: everstep.get_event(7, "any"),  # type: ignore[arg-type]
+    "a topic": lambda: everstep.recv(7),  # type: ignore[call-overload]
+    "a topic sent": lambda: everstep.send("any", 1, 7),  # type: ignore[arg-type]
+    "a receiver": lambda: everstep.send(7, 1),  # type: ignore[arg-type]
+    "a stream": lambda: everstep.write_stream(b"s", 1),  # type: ignore[arg-type]
+    "the end of a stream": lambda: everstep.close_stream("a\0b"),
+    "a patch": lambda: everstep.patched(7),  # type: ignore[arg-type]
+    "no handles": lambda: everstep.wait_first(["any"]),  # type: ignore[list-item]
+    "no workflow": lambda: everstep.start(len, "any"),  # type: ignore[arg-type]
+}
+
+
+async def test_a_name_that_cannot_be_stored_fails_its_own_workflow_and_disturbs_no_other(
+    app: App, client: Client, worker: Any
+) -> None:
+    @app.workflow
+    async def misnamed(which: str) -> None:
+        await MISNAMED[which]()
+
+    running = await worker()
+    tenure = running.tenure
+    for which in MISNAMED:
+        with pytest.raises(WorkflowError, match=r"UsageError: .* not ") as caught:
+            await (await client.start(misnamed, which)).result(10)
+        assert caught.value.failure.type == "everstep.errors.UsageError"
+    assert running.tenure is tenure
+
+
+class Unusual(BaseException):
+    """As pytest.fail raises one."""
+
+
+@pytest.mark.parametrize("colour", ["async", "plain"])
+async def test_an_error_that_is_no_exception_fails_its_workflow_only(
+    app: App, client: Client, worker: Any, colour: str
+) -> None:
+    if colour == "async":
+
+        @app.workflow(name="raises")
+        async def raises() -> None:
+            raise Unusual("unusual")
+    else:
+
+        @app.workflow(name="raises")
+        def raises_plainly() -> None:
+            raise Unusual("unusual")
+
+    running = await worker()
+    tenure = running.tenure
+    with pytest.raises(WorkflowError, match="Unusual: unusual"):
+        await (await client.start_named("raises", {})).result(10)
+    assert running.tenure is tenure

@@ -72,6 +72,10 @@ def start(
 ) -> Coroutine[object, None, ChildHandle[R]]:
     """Start a child in the background, from inside a workflow; its id follows from where it was started."""
     branch = awaiting_branch("everstep.start()")
+    if not isinstance(workflow, Workflow):
+        raise UsageError(
+            f"everstep.start() takes a function decorated with @app.workflow, not {workflow!r}"
+        )
     return _start(branch, workflow, start_child(branch, workflow, args, kwargs, {}))
 
 

@@ -16,6 +16,7 @@ from everstep.durable.talking import Position, plain_row
 from everstep.durable.waiting import wait_for
 from everstep.errors import DEADLINE_EXCEEDED, Failure, UnknownWorkflowError, UsageError
 from everstep.store.models import Checkpoint, CheckpointKind, Ending, Outcome, Seen
+from everstep.texts import checked
 
 if TYPE_CHECKING:
     from everstep.definitions import Workflow
@@ -87,6 +88,7 @@ def result_in_workflow(
     execution: Execution, position: Position, workflow_id: str, payload: Payload[Any]
 ) -> Coroutine[object, None, Any]:
     """Another workflow's result, recorded where it was awaited. Raises its error, on every replay the same."""
+    checked(workflow_id, "a workflow id")
     waiting = _result(execution, position, workflow_id, payload)
     return stoppable(execution, (position, CheckpointKind.RESULT, workflow_id), waiting)
 

@@ -15,6 +15,7 @@ from everstep.durable.waiting import wait_for
 from everstep.durations import seconds_of
 from everstep.errors import Failure, UnknownWorkflowError
 from everstep.store.models import Checkpoint, CheckpointKind, Seen
+from everstep.texts import checked
 
 T = TypeVar("T")
 Position = tuple[str, int]
@@ -65,6 +66,7 @@ def recv(
     first recorded. `as_type` rebuilds the message as a dataclass, pydantic model, …
     """
     branch = awaiting_branch("everstep.recv()")
+    checked(topic, "a topic")
     payload: Payload[Any] = Payload(as_type, f"message of topic {topic!r}")
     timer = None if timeout is None else (branch.next_position(), seconds_of(timeout, "a timeout"))
     position = branch.next_position()
@@ -112,6 +114,8 @@ def send(workflow_id: str, message: Any, topic: str = "") -> Coroutine[object, N
     Raises UnknownWorkflowError if there is no such workflow.
     """
     branch = awaiting_branch("everstep.send()")
+    checked(topic, "a topic")
+    checked(workflow_id, "a workflow id")
     body = encode_plain(message, f"message of topic {topic!r}", branch.execution.max_payload)
     return _send(branch, branch.next_position(), workflow_id, topic, body)
 
@@ -134,6 +138,7 @@ async def _send(
 def set_event(key: str, value: Any) -> Coroutine[object, None, None]:
     """Publish a value under a name. The latest wins; it can be read during the workflow and ever after."""
     branch = awaiting_branch("everstep.set_event()")
+    checked(key, "an event's key")
     body = encode_plain(value, f"event {key!r}", branch.execution.max_payload)
     return _set_event(branch, branch.next_position(), key, body)
 
@@ -148,6 +153,7 @@ async def _set_event(branch: Branch, position: Position, key: str, body: bytes) 
 def write_stream(key: str, value: Any) -> Coroutine[object, None, None]:
     """Append a value to a stream of this workflow, exactly once; readers see it as soon as it is durable."""
     branch = awaiting_branch("everstep.write_stream()")
+    checked(key, "a stream's key")
     body = encode_plain(value, f"stream {key!r}", branch.execution.max_payload)
     return _write(branch, branch.next_position(), key, body, last=False)
 
@@ -155,6 +161,7 @@ def write_stream(key: str, value: Any) -> Coroutine[object, None, None]:
 def close_stream(key: str) -> Coroutine[object, None, None]:
     """End a stream; without this it ends with its workflow."""
     branch = awaiting_branch("everstep.close_stream()")
+    checked(key, "a stream's key")
     return _write(branch, branch.next_position(), key, b"null", last=True)
 
 
@@ -175,6 +182,8 @@ def get_event(
     UnknownWorkflowError. What was read is recorded: a replay sees the same value.
     """
     branch = awaiting_branch("everstep.get_event()")
+    checked(key, "an event's key")
+    checked(workflow_id, "a workflow id")
     timer = None if timeout is None else (branch.next_position(), seconds_of(timeout, "a timeout"))
     position = branch.next_position()
     waiting = _get_event(branch, position, workflow_id, key, timer)

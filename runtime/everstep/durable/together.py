@@ -16,6 +16,7 @@ from everstep.durable.talking import Position, plain_row
 from everstep.durable.waiting import wait_for as wait_for_seen
 from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.store.models import CheckpointKind, Seen
+from everstep.texts import checked
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -64,6 +65,12 @@ def wait_first(
     if not handles:
         raise UsageError("wait_first() takes at least one handle")
     branch = awaiting_branch("everstep.wait_first()")
+    for handle in handles:
+        if not isinstance(handle, (ChildHandle, Handle)):
+            raise UsageError(
+                f"wait_first() takes handles of workflows, not {handle!r}: `await everstep.start(child, …)` gives one"
+            )
+        checked(handle.id, "a workflow id")
     position = branch.next_position()
     waiting = _wait_first(branch, position, handles)
     return stoppable(branch.execution, (position, CheckpointKind.VALUE, "first"), waiting)

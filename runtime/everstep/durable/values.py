@@ -18,6 +18,7 @@ from everstep.durable.talking import Position, plain_row
 from everstep.errors import UsageError
 from everstep.portal import on_loop, record_there
 from everstep.store.models import CheckpointKind
+from everstep.texts import checked
 
 
 def now() -> Coroutine[object, None, datetime]:
@@ -107,6 +108,6 @@ def _record_from_here(branch: Branch, position: Position, patch: str) -> None:
 
 
 def _patch_name(patch: str) -> str:
-    if not patch:
+    if not checked(patch, "a patch's name"):
         raise UsageError("a patch has a name")
     return f"patch {patch}"

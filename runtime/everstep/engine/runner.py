@@ -119,15 +119,18 @@ class Runner:
             if not isinstance(signal, Cancelled):
                 return
             ending = _cancelled(execution)
-        except (Exception, SystemExit) as error:  # noqa: BLE001
-            if isinstance(execution.signal, (Fenced, Parked)):
-                return
-            ending = _failed(error)
         except (asyncio.CancelledError, BaseExceptionGroup) as error:
             if isinstance(execution.signal, (Fenced, Parked)):
                 return
             # Without a signal its own code did it, awaiting a task that was cancelled.
             ending = _failed(error) if execution.signal is None else _cancelled(execution)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise  # not of the workflow's making: the process, or this coroutine, ends
+        except BaseException as error:  # noqa: BLE001
+            # SystemExit, and those of others: what pytest.fail raises is no Exception either.
+            if isinstance(execution.signal, (Fenced, Parked)):
+                return
+            ending = _failed(error)
         await self._finish(execution, ending)
 
     async def _finish(
