@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import click
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -51,7 +52,10 @@ def print_json(value: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def print_table(rows: Sequence[Sequence[Any]], titles: Any) -> None:
+def print_table(rows: Sequence[Sequence[Any]], titles: Iterable[str]) -> None:
+    if not Console().is_terminal:
+        _print_lines([[Text(title) for title in titles], *([cell(v) for v in row] for row in rows)])
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         table.add_column(title, overflow="fold")
@@ -111,6 +115,18 @@ def brief(span: timedelta) -> str:
         if count or parts:
             parts.append(f"{count:.0f} {name}")
     return " ".join(parts[:2])
+
+
+def _print_lines(rows: Sequence[Sequence[Text]]) -> None:
+    """For pipes: a line for each row, however long, in columns. Rich would take seconds for thousands of them."""
+    plain = [[" ".join(text.plain.split("\n")) for text in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*plain, strict=True)]
+    for row, texts in zip(rows, plain, strict=True):
+        padded = []
+        for text, words, width in zip(row, texts, widths, strict=True):
+            space = " " * (width - cell_len(words))
+            padded.append(space + words if text.justify == "right" else words + space)
+        click.echo("  ".join(padded).rstrip())
 
 
 def _print(table: Table) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import timedelta
 
 import click
@@ -102,3 +103,16 @@ def test_every_help_teaches_with_examples(path: str, command: click.Command):
     examples = text.partition("Examples:\n")[2]
     assert f"  {path.rpartition(' ')[0]} " in f"{examples} " or f"  {path}" in examples, text
     assert command.get_short_help_str(), path
+
+
+def test_thousands_of_rows_in_a_pipe_take_no_time(capsys):
+    began = time.process_time()
+    print_table(
+        [[f"order-{n}", n, "two\nlines", None] for n in range(5_000)], ["ID", "N", "A", "B"]
+    )
+    taken = time.process_time() - began
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "ID          N     A          B"
+    assert lines[1] == "order-0        0  two lines  -"
+    assert lines[5_000] == "order-4999  4999  two lines  -"
+    assert taken < 2
