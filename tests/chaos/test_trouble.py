@@ -118,7 +118,7 @@ async def test_a_worker_whose_gil_is_held_past_its_lease_is_taken_over_from_once
 
 
 MAX_CRASHES = 3
-LETHAL = ("w_aborts", "w_overflows_the_stack")
+LETHAL = ("w_aborts", "w_overflows_the_stack", "w_interrupts")
 HARMLESS = {"w_recurses": "RecursionError", "w_eats_memory": "MemoryError"}
 
 
@@ -156,7 +156,8 @@ def check_poison(sql: Sql, ledger: Ledger, deaths: int) -> None:
     executions = Counter(entry.token for entry in ledger.entries())
     print(f"{deaths} workers died and were replaced; executions {dict(executions)}")
     # So many crashes are forgiven, the next one is the last.
-    assert executions["aborts"] == executions["overflows"] == MAX_CRASHES + 1
+    for lethal in ("aborts", "overflows", "interrupts"):
+        assert executions[lethal] == MAX_CRASHES + 1
     assert executions["recurses"] == executions["eats"] == 1
     assert deaths <= len(LETHAL) * (MAX_CRASHES + 1)
     ended = sql("SELECT id, status, error_type FROM everstep.workflows WHERE name <> 'innocent'")

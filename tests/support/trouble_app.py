@@ -62,6 +62,13 @@ async def overflows_the_stack() -> None:
 
 
 @app.step
+async def interrupts() -> None:
+    """What Ctrl-C raises: it ends the loop, and with it the worker, which leaves in an orderly way."""
+    _first_time("interrupts")
+    raise KeyboardInterrupt
+
+
+@app.step
 async def recurses() -> None:
     """Recursion in Python, which the interpreter ends."""
     _first_time("recurses")
@@ -121,5 +128,13 @@ def _add(step: Any) -> None:
         return await step(*([seconds] if seconds else []))
 
 
-for one in (blocks_the_loop, holds_the_gil, aborts, overflows_the_stack, recurses, eats_memory):
+for one in (
+    blocks_the_loop,
+    holds_the_gil,
+    aborts,
+    overflows_the_stack,
+    interrupts,
+    recurses,
+    eats_memory,
+):
     _add(one)

@@ -24,6 +24,8 @@ class Outcomes:
         self._waiters: defaultdict[str, list[asyncio.Future[Outcome]]] = defaultdict(list)
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._new: list[str] = []
+        self._arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._closed: Exception | None = None
 
@@ -35,7 +37,8 @@ class Outcomes:
         self._waiters[workflow_id].append(future)
         self._wake.set()
         if look_now:
-            self._hurry.set()
+            self._new.append(workflow_id)
+            self._arrived.set()
         try:
             return await future
         finally:
@@ -69,7 +72,22 @@ class Outcomes:
                     future.set_exception(error)
 
     async def run(self) -> None:
-        """Poll for ever, as long as somebody waits: ever more slowly, at once after a hint."""
+        """Ask for ever, as long as somebody waits."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._look_at_new())
+            group.create_task(self._poll())
+
+    async def _look_at_new(self) -> None:
+        """Once, and at once, about each that somebody begins to wait for: it may have finished long ago."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            ids, self._new = self._new, []
+            for first in range(0, len(ids), MAX_IDS):
+                await self._ask(ids[first : first + MAX_IDS])
+
+    async def _poll(self) -> None:
+        """About all that somebody waits for: ever more slowly, at once after a hint."""
         low, high = POLL_SECONDS
         pause = low
         while True:
@@ -86,14 +104,18 @@ class Outcomes:
             else:
                 self._hurry.clear()
             began = time.perf_counter()
-            if await self._poll():
+            ids = list(self._waiters)[:MAX_IDS]
+            if await self._ask(ids):
                 pause = low
+            self._put_last(ids)
             # However many wait and however often they are hurried: one part asking, nine parts pause. With a
             # limit: an event loop blocked meanwhile makes the question look long.
             await asyncio.sleep(min(9 * (time.perf_counter() - began), high))
 
-    async def _poll(self) -> int:
-        ids = list(self._waiters)[:MAX_IDS]
+    async def _ask(self, ids: list[str]) -> int:
+        """How many of them have finished; whoever waits for these is told."""
+        if not ids:
+            return 0
         try:
             found = await self._link.call(lambda c: self._workflows.outcomes(c, ids))
         except Passing:
@@ -105,7 +127,6 @@ class Outcomes:
             return 0
         for outcome in found:
             self.ended(outcome)
-        self._put_last(ids)
         return len(found)
 
     def _put_last(self, ids: list[str]) -> None:

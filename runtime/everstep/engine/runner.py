@@ -38,7 +38,8 @@ Ended = Callable[[str, Ending, bytes | None, bytes | None], None]
 class Runner:
     """The workflows under way in this process, and how many of each queue.
 
-    Whenever one has left, `freed` is set and `left` is called with its queue.
+    Whenever one has left, `freed` is set and `left` is called with its queue. `crashed`: those that raised what ends a
+    process, such as KeyboardInterrupt.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self.executions: dict[str, Execution] = {}
         self.running: Counter[str] = Counter()
+        self.crashed: set[str] = set()
         self.freed = asyncio.Event()
         self.left: Callable[[str], None] = lambda _: None
 
@@ -125,7 +127,10 @@ class Runner:
             # Without a signal its own code did it, awaiting a task that was cancelled.
             ending = _failed(error) if execution.signal is None else _cancelled(execution)
         except (KeyboardInterrupt, GeneratorExit):
-            raise  # not of the workflow's making: the process, or this coroutine, ends
+            # Perhaps not of the workflow's making: this process ends, and it counts as a crash. Nobody would
+            # notice otherwise what ends each worker that runs it.
+            self.crashed.add(execution.id)
+            raise
         except BaseException as error:  # noqa: BLE001
             # SystemExit, and those of others: what pytest.fail raises is no Exception either.
             if isinstance(execution.signal, (Fenced, Parked)):

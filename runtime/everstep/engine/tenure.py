@@ -141,7 +141,9 @@ class Tenure(Parts):
             async with asyncio.timeout(5):
                 await self.committer.drained()
                 self.committer.close()
-                released = await self._link.retry(self._runs.release, give_up=self.lost.is_set)
+                released = await self._link.retry(
+                    lambda c: self._runs.release(c, self.runner.crashed), give_up=self.lost.is_set
+                )
                 await self.sampler.stop()
                 await self._link.retry(self._workers.drop_tickets, give_up=self.lost.is_set)
                 await self._set_state(WorkerState.DEAD)

@@ -185,9 +185,10 @@ class Runs:
             for row in await cursor.fetchall()
         }
 
-    async def release(self, connection: Connection) -> int:
-        """Give back everything this worker holds. Returns how many."""
-        return await _count(connection, self._sql["release"], {"me": self._me})
+    async def release(self, connection: Connection, crashed: Collection[str] = ()) -> int:
+        """Give back everything this worker holds, save what has crashed it. Returns how many."""
+        arguments = {"me": self._me, "crashed": list(crashed)}
+        return await _count(connection, self._sql["release"], arguments)
 
     async def cancelled(self, connection: Connection, ids: Sequence[str]) -> list[str]:
         """Those of my running workflows that somebody has cancelled."""

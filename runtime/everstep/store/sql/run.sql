@@ -231,9 +231,11 @@ SELECT t.id, t.epoch,
   FROM unnest(%(ids)s::text[], %(epochs)s::int[]) AS t(id, epoch);
 
 -- name: release
--- Give back everything I hold: no crash is counted, the next owner may claim at once.
+-- Give back what I hold: no crash is counted, the next owner may claim at once. Those that ended this process are
+-- left to a rescue, which counts.
 WITH c AS MATERIALIZED (
-    SELECT r.id FROM everstep.run r WHERE r.worker_id = %(me)s AND r.state = 2 ORDER BY r.id FOR UPDATE),
+    SELECT r.id FROM everstep.run r WHERE r.worker_id = %(me)s AND r.state = 2 AND r.id <> ALL (%(crashed)s::text[])
+     ORDER BY r.id FOR UPDATE),
 u AS (
     UPDATE everstep.run r SET state = 1, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
            ready_at = everstep.clock()
