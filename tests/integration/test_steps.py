@@ -132,13 +132,14 @@ async def test_an_error_of_the_retry_predicate_is_the_steps_outcome_on_every_rep
         try:
             await fails()
         except StepError as error:
-            seen.append(error.failure.message)
+            assert error.failure.cause is not None
+            seen.append((error.failure.message, error.failure.cause.message))
         await everstep.sleep(1.1)  # parks, so that it is replayed
 
     await worker()
     await (await client.start(flow)).result(timeout=20)
     assert attempts == [1]
-    assert seen == ["what is new?"] * 2
+    assert seen == [("what is new?", "new")] * 2
 
 
 async def test_a_step_that_takes_too_long_is_another_attempt(app, client, worker):

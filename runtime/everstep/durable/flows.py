@@ -129,7 +129,10 @@ def _after(retry: Retry, attempt: int, error: Exception) -> tuple[float | None, 
     try:
         return retry.delay_after(attempt, error, random.random()), error  # noqa: S311
     except Exception as fault:  # noqa: BLE001
-        # `retry_if` is the user's code: what it raises is the step's outcome, and is recorded as one.
+        # `retry_if` is the user's code: what it raises is the step's outcome, and is recorded as one, with the
+        # error that it was asked about as its cause.
+        if fault is not error:
+            fault.__cause__ = fault.__cause__ or error
         return None, fault
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from typing import Protocol
 
 from everstep.errors import DatabaseUnreachableError
@@ -23,7 +24,35 @@ class Loop(Protocol):
     async def run_once(self) -> int: ...
 
 
-async def run(loop: Loop) -> None:
+class Outage:
+    """Says once that the database is away and once that it is back, however many loops notice."""
+
+    def __init__(self) -> None:
+        self._troubled: set[str] = set()
+        self._since = 0.0
+
+    def met(self, who: str, error: Exception) -> None:
+        """A round of a loop failed."""
+        first = not self._troubled
+        if first:
+            self._since = time.monotonic()
+        self._troubled.add(who)
+        log.log(
+            logging.WARNING if first else logging.DEBUG,
+            "%s: database trouble, all loops go on trying: %s",
+            who,
+            error,
+        )
+
+    def over(self, who: str) -> None:
+        """A round of a loop went well."""
+        if who in self._troubled:
+            self._troubled.remove(who)
+            if not self._troubled:
+                log.info("the database answers again, after %.1f s", time.monotonic() - self._since)
+
+
+async def run(loop: Loop, outage: Outage) -> None:
     """Rounds for ever: at once while there is work, else after the interval (jittered) or a wake-up.
 
     A fault costs a pause and a log line, never the loop: each round looks at everything anew.
@@ -34,10 +63,11 @@ async def run(loop: Loop) -> None:
         try:
             done = await loop.run_once()
             faults = 0
+            outage.over(loop.name)
         except (Passing, DatabaseUnreachableError) as error:
             faults += 1
             done = 0
-            log.warning("%s: database trouble, trying again: %s", loop.name, error)
+            outage.met(loop.name, error)
         except Exception:
             # Of one loop: its neighbours, and what this worker runs, have nothing to do with it.
             faults += 1

@@ -17,7 +17,7 @@ from typing import Any
 from everstep.context import Execution
 from everstep.engine.cancellations import Cancellations
 from everstep.engine.heartbeat import Listener, boottime
-from everstep.engine.loops import run
+from everstep.engine.loops import Loop, Outage, run
 from everstep.engine.parts import Parts, Terms
 from everstep.engine.sweeper import Strays, Sweeper
 from everstep.errors import Cancelled, DatabaseUnreachableError
@@ -54,6 +54,7 @@ class Tenure(Parts):
         )
         self.phase = Phase.STARTING
         self.lost = asyncio.Event()
+        self._outage = Outage()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -71,25 +72,23 @@ class Tenure(Parts):
         self._spawn(self._waker.run())
         self._spawn(self._transactors.greet())
         self._spawn(self._lookout.run())
-        self._spawn(run(self.claimer))
-        self._spawn(run(self._declarer))
-        self._spawn(run(self.timers))
-        self._spawn(run(self.sampler))
+        self._loop(self.claimer)
+        self._loop(self._declarer)
+        self._loop(self.timers)
+        self._loop(self.sampler)
         await self._link.retry(self.scheduler.declare)
-        self._spawn(run(self.scheduler))
-        self._spawn(run(Cancellations(self._link, self._runs, self.runner)))
-        self._spawn(run(Strays(self._link, self._runs, self.runner, interval=settings.lease_ttl)))
-        self._spawn(
-            run(
-                Sweeper(
-                    self._link,
-                    self._runs,
-                    self._workers,
-                    self._messages,
-                    ttl=settings.lease_ttl,
-                    max_crashes=settings.max_crashes,
-                    announce=self._announce,
-                )
+        self._loop(self.scheduler)
+        self._loop(Cancellations(self._link, self._runs, self.runner))
+        self._loop(Strays(self._link, self._runs, self.runner, interval=settings.lease_ttl))
+        self._loop(
+            Sweeper(
+                self._link,
+                self._runs,
+                self._workers,
+                self._messages,
+                ttl=settings.lease_ttl,
+                max_crashes=settings.max_crashes,
+                announce=self._announce,
             )
         )
         self.phase = Phase.LIVE
@@ -201,6 +200,9 @@ class Tenure(Parts):
         await self._look_link.close()
         await self._transactors.close()
         await self._metrics_link.close()
+
+    def _loop(self, loop: Loop) -> None:
+        self._spawn(run(loop, self._outage))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)

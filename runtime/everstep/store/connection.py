@@ -119,8 +119,9 @@ def unreachable(url: str, error: psycopg.Error) -> DatabaseUnreachableError:
         f"{given.get('host', 'local socket')}:{given.get('port', 5432)}/{given.get('dbname', '')}"
     )
     reason = " ".join(str(error).split())
+    reason += "" if reason.endswith(("?", ".")) else "."
     return DatabaseUnreachableError(
-        f"cannot connect to Postgres at {where} as {given.get('user', 'the current user')}: {reason}. "
+        f"cannot connect to Postgres at {where} as {given.get('user', 'the current user')}: {reason} "
         f"Check host, port, user and password, and that the server accepts connections from here."
     )
 

@@ -130,7 +130,8 @@ class Ear:
                 log.info("listener: this connection cannot listen (a pooler?), polling instead")
                 return
             except psycopg.Error as error:
-                log.info("listener: connection lost, polling meanwhile: %s", error)
+                reason = " ".join(str(error).split())
+                log.info("listener: connection lost, polling meanwhile: %s", reason)
                 await asyncio.sleep(wait)
             finally:
                 await connection.close()
