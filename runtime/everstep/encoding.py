@@ -7,7 +7,7 @@ Without a codec nothing here costs more than looking at that byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -134,7 +134,7 @@ class Encoding:
             body = self.encode(start.input, input_of(start.id))
         else:
             body = _LOOSE + self.encode(start.input, debounced_input_of(start.name))
-        return replace(start, codec=self.id, input=body)
+        return structs.replace(start, codec=self.id, input=body)
 
     def input(self, body: bytes, workflow_id: str, name: str) -> bytes:
         """The JSON of a workflow's input."""
@@ -158,7 +158,7 @@ class Encoding:
         output, error = outcome.output, outcome.error
         if not (output or b"").startswith(_MARK) and not (error or b"").startswith(_MARK):
             return outcome
-        return replace(
+        return structs.replace(
             outcome,
             output=output and self.decode(output, PayloadPlace(outcome.id, "result")),
             error=error and self.decode(error, PayloadPlace(outcome.id, "error")),

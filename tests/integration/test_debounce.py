@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import json
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from conftest import StartWorker
+from msgspec import structs
 from support.database import Sql
 from support.protocol import Speaker, two_workers
 from support.proxy import proxy_to
@@ -263,7 +264,7 @@ async def test_a_start_that_is_repeated_after_a_lost_reply_is_one_start(
         if len(tries) == 2:
             # Between the try whose reply was lost and its repetition.
             if meanwhile == "it has another input":
-                await real(self, connection, replace(start, id="another", input=THIRD))
+                await real(self, connection, structs.replace(start, id="another", input=THIRD))
             sql.advance_clock(61)
             await worker()
             await first.result(timeout=10)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Self, TypeVar, cast
+
+from msgspec import structs
 
 from everstep.client.handle import Handle
 from everstep.client.outcomes import Outcomes
@@ -127,7 +128,7 @@ class ClientBase:
         if reply.claimed and self._here is not None:
             claimed = [s for s in starts if s.id in reply.claimed]
             if limits := reply.deadlines:
-                claimed = [replace(s, deadline=limits.get(s.id)) for s in claimed]
+                claimed = [structs.replace(s, deadline=limits.get(s.id)) for s in claimed]
             self._here.begin(claimed)
         if len(reply.claimed) + len(reply.existing) < len(starts):
             self._notifier.hint(Channel.READY)

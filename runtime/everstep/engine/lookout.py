@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
+
+from msgspec import structs
 
 from everstep.context import Execution
 from everstep.encoding import PayloadPlace, event_of, message_to
@@ -74,7 +76,7 @@ class Lookout:
         seen = await self._ask(_Question(_Sight.OUTCOME, execution, target, watch=True))
         if seen.outcome is None:
             return seen
-        return replace(seen, outcome=execution.encoding.outcome(seen.outcome))
+        return structs.replace(seen, outcome=execution.encoding.outcome(seen.outcome))
 
     async def event(self, execution: Execution, target: str, key: str) -> Seen:
         """Another workflow's event, and to be woken by it."""
@@ -157,7 +159,7 @@ def _opened(execution: Execution, seen: Seen, place: PayloadPlace) -> Seen:
     """With what the codec made undone: here, so that a body it does not take is the asker's trouble alone."""
     if seen.body is None:
         return seen
-    return replace(seen, body=execution.encoding.decode(seen.body, place))
+    return structs.replace(seen, body=execution.encoding.decode(seen.body, place))
 
 
 def _give(question: _Question, seen: Seen | None) -> None:

@@ -8,9 +8,10 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
+
+from msgspec import structs
 
 from everstep.app import App
 from everstep.branches import numbering_task_factory
@@ -197,7 +198,9 @@ class Worker:
     def _begin_here(self, tenure: Tenure, starts: list[Start]) -> None:
         for start in starts:
             claimed = Claimed(start.id, start.name, 1, None, 0, start.codec, start.input)
-            tenure.runner.start(replace(claimed, deadline=start.deadline, queue=start.queue))
+            tenure.runner.start(
+                structs.replace(claimed, deadline=start.deadline, queue=start.queue)
+            )
 
     def _ended(
         self, workflow_id: str, ending: Ending, output: bytes | None, error: bytes | None

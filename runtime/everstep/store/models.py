@@ -62,8 +62,7 @@ class Debounced:
     max_wait: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """A workflow to be started. `delay` in seconds; `input` encoded with `codec`."""
 
     id: str
@@ -122,8 +121,7 @@ class Lane:
     worker_concurrency: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(Struct, frozen=True):
     """A workflow this worker now owns at `epoch`."""
 
     id: str
@@ -160,8 +158,7 @@ class Checkpoint(Struct, frozen=True):
     message: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How a workflow finished."""
 
     id: str
@@ -172,8 +169,7 @@ class Outcome:
     error: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """What a waiting workflow saw: `signals` is how often anything had happened to it in that snapshot.
 
     `known`: whether the other workflow exists. `finished`: whether nothing more can come. `body` None: nothing
