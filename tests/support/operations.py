@@ -165,7 +165,8 @@ async def _start(side: Side, _: World) -> Any:
 
 
 async def _send(side: Side, _: World) -> Any:
-    return await side.messages.send(side.connection, "w", "t", body=b"1", key="k")
+    letter = side.messages.letter("w", "t", b"1", "k")
+    return (await side.messages.send(side.connection, [letter])).get("w", False)
 
 
 async def _look(side: Side, world: World) -> Any:

@@ -20,8 +20,9 @@ class TellingMail(Telling):
         self.say(
             f"message {self.bodies} is sent to {id_}{'' if wakes else ', and its sender dies'}"
         )
-        messages, body = self.engine.messages, b"%d" % self.bodies
-        sent = self.engine.do(messages.send(self.engine.session, id_, "t", body=body, key=None))
+        messages = self.engine.messages
+        letter = messages.letter(id_, "t", b"%d" % self.bodies, None)
+        sent = self.engine.do(messages.send(self.engine.session, [letter])).get(id_, False)
         agree(sent, self.oracle.send(id_, self.bodies))
         if sent and wakes:
             self.wakes.add(id_)

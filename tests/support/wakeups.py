@@ -90,7 +90,7 @@ async def _listen(one: Speaker, id_: str) -> None:
 
 
 async def _send(two: Speaker, id_: str) -> list[str]:
-    await two.messages.send(two.session, id_, "t", body=b"1", key=None)
+    await two.messages.send(two.session, [two.messages.letter(id_, "t", b"1", None)])
     return [id_]
 
 

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from everstep.client.handle import Handle
 from everstep.client.outcomes import Outcomes
+from everstep.client.sender import Sender
 from everstep.client.starter import Here, Starter
 from everstep.codec import MAX_PAYLOAD, Payload
 from everstep.encoding import Codec, Encoding
@@ -58,6 +59,7 @@ class ClientBase:
         self._starter = Starter(
             self._start_link, self._workflows, self.encoding, started=self._after_start
         )
+        self._sender = Sender(self._ask_link, self._messages)
         self._ear = Ear(url, schema, {Channel.DONE: self.outcomes.hint}) if listen else None
         self._here: Here | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -95,7 +97,8 @@ class ClientBase:
         except BaseException:
             await self.close()
             raise
-        loops = [self._starter.run(), self.outcomes.run(), self._notifier.run()]
+        parts = (self._starter, self._sender, self.outcomes, self._notifier)
+        loops = [part.run() for part in parts]
         if self._ear is not None:
             loops.append(self._ear.run())
         self._tasks = [asyncio.create_task(loop) for loop in loops]
@@ -112,7 +115,8 @@ class ClientBase:
 
     def _refuse(self, error: Exception | None) -> None:
         """From now on every call raises this: nobody would answer it. None: they are answered."""
-        for part in (self._starter, self.outcomes, self._start_link, self._ask_link):
+        groups = (self._starter, self._sender)
+        for part in (*groups, self.outcomes, self._start_link, self._ask_link):
             part.refuse(error)
 
     async def check_known(self, workflow_id: str) -> None:

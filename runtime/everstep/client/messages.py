@@ -14,9 +14,10 @@ import msgspec
 from everstep.client.base import ClientBase
 from everstep.codec import encode_plain
 from everstep.durations import patience_of
-from everstep.errors import UnknownWorkflowError
+from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.store.hints import Channel
 from everstep.store.infos import EventInfo
+from everstep.texts import brief, checked, storable
 
 
 class ClientMessages(ClientBase):
@@ -29,16 +30,17 @@ class ClientMessages(ClientBase):
 
         Returns False if it has finished, and so will never receive it. Raises UnknownWorkflowError.
         """
+        checked(workflow_id, "a workflow id")
+        checked(topic, "a topic")
+        if key is not None and not (isinstance(key, str) and storable(key)):
+            raise UsageError(f"a key is a text without NUL, not {brief(key)}")
         body = encode_plain(message, f"message of topic {topic!r}", self._max_payload)
-        open_ = await self._ask_link.retry(
-            lambda c: self._messages.send(c, workflow_id, topic, body=body, key=key)
-        )
+        open_ = await self._sender.put(self._messages.letter(workflow_id, topic, body, key))
+        if open_ is None:
+            raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r}")
         if open_:
-            await self._ask_link.retry(lambda c: self._messages.wake(c, [workflow_id]))
             self._notifier.hint(Channel.READY)
-            return True
-        await self.check_known(workflow_id)
-        return False
+        return open_
 
     async def read_stream(
         self, workflow_id: str, key: str, *, follow: bool = True

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from everstep.encoding import PLAIN, Encoding, PayloadPlace, event_of, message_to, written_to
-from everstep.store.arrays import BigInts, Texts
+from everstep.store.arrays import BigInts, Byteas, Texts
 from everstep.store.connection import Connection
 from everstep.store.infos import EventInfo
 from everstep.store.models import Ending, Outcome, Seen
 from everstep.store.shown import event_shown
 from everstep.store.statements import statements
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message on its way; its body as it is stored.
+
+    `own_key`: what it has in place of a key that the sender did not give, so that a repeated statement meets itself.
+    """
+
+    workflow_id: str
+    topic: str
+    body: bytes
+    key: str | None
+    own_key: str = field(default_factory=lambda: secrets.token_urlsafe(12))
 
 
 class Messages:
@@ -22,37 +38,38 @@ class Messages:
         self._wake_free = self._sql["wake"].replace(b"FOR UPDATE", b"FOR UPDATE SKIP LOCKED")
         self._encoding = encoding
 
-    async def send(
-        self,
-        connection: Connection,
-        workflow_id: str,
-        topic: str,
-        *,
-        body: bytes,
-        key: str | None,
-    ) -> bool:
-        """Put a message down. Returns False if the workflow has finished or does not exist."""
+    def letter(self, workflow_id: str, topic: str, body: bytes, key: str | None) -> Letter:
+        """A message as it is stored."""
+        stored = self._encoding.encode(body, message_to(workflow_id, topic))
+        return Letter(workflow_id, topic, stored, key)
+
+    async def send(self, connection: Connection, letters: Sequence[Letter]) -> dict[str, bool]:
+        """Put messages down, in this order for each receiver. Returns the receivers that exist: are they open?
+
+        An open one has its message; to one that has finished nothing is sent.
+        """
+        ordered = sorted(letters, key=lambda letter: letter.workflow_id)
         arguments = {
-            "id": workflow_id,
-            "topic": topic,
+            "ids": Texts([each.workflow_id for each in ordered]),
+            "topics": Texts([each.topic for each in ordered]),
+            "keys": Texts([each.own_key if each.key is None else each.key for each in ordered]),
             "codec": self._encoding.id,
-            "body": self._encoding.encode(body, message_to(workflow_id, topic)),
-            "key": key,
+            "bodies": Byteas([each.body for each in ordered]),
         }
         cursor = await connection.execute(self._sql["send"], arguments)
         row = await cursor.fetchone()
         assert row is not None
-        return bool(row.open)
+        return {**dict.fromkeys(row.open, True), **dict.fromkeys(row.finished, False)}
 
     async def wake(self, connection: Connection, ids: Sequence[str]) -> int:
         """Tell workflows that something happened to them. Returns how many became claimable."""
-        cursor = await connection.execute(self._sql["wake"], {"ids": list(ids)})
+        cursor = await connection.execute(self._sql["wake"], {"ids": Texts(ids)})
         row = await cursor.fetchone()
         return 0 if row is None else int(row.woken)
 
     async def wake_free(self, connection: Connection, ids: Sequence[str]) -> list[str]:
         """The same without waiting for those that somebody holds locked. Returns these."""
-        cursor = await connection.execute(self._wake_free, {"ids": list(ids)})
+        cursor = await connection.execute(self._wake_free, {"ids": Texts(ids)})
         row = await cursor.fetchone()
         return [] if row is None else row.missed
 

@@ -1,14 +1,20 @@
 -- Messages, events and results of other workflows: what a waiting workflow looks at, and how it is woken.
 
 -- name: send
--- From outside. A dead or unknown destination is told to the caller; a repeated idempotency key changes nothing.
-WITH o AS MATERIALIZED (
-    SELECT w.id FROM everstep.workflow w WHERE w.id = %(id)s AND w.status = 0),
+-- From outside: a batch, sorted by receiver so that two batches cannot deadlock on each other's keys; to each one in the
+-- order in which they were sent. A dead or unknown receiver is told to the caller; a repeated key changes nothing,
+-- be it one of the same batch.
+WITH b AS MATERIALIZED (
+    SELECT * FROM unnest(%(ids)s::text[], %(topics)s::text[], %(keys)s::text[], %(bodies)s::bytea[]) WITH ORDINALITY
+                  AS t(id, topic, key, body, place)),
+o AS MATERIALIZED (
+    SELECT w.id, w.status = 0 AS open FROM everstep.workflow w WHERE w.id = ANY (%(ids)s::text[])),
 i AS (
     INSERT INTO everstep.message (workflow_id, topic, idempotency, codec, body, sent_at)
-    SELECT o.id, %(topic)s, %(key)s, %(codec)s, %(body)s, everstep.clock() FROM o
-    ON CONFLICT (workflow_id, idempotency) WHERE idempotency IS NOT NULL DO NOTHING RETURNING n)
-SELECT EXISTS (SELECT FROM o) AS open, EXISTS (SELECT FROM i) AS sent;
+    SELECT b.id, b.topic, b.key, %(codec)s, b.body, everstep.clock() FROM b JOIN o ON o.id = b.id AND o.open
+     ORDER BY b.place
+    ON CONFLICT (workflow_id, idempotency) WHERE idempotency IS NOT NULL DO NOTHING)
+SELECT ARRAY(SELECT o.id FROM o WHERE o.open) AS open, ARRAY(SELECT o.id FROM o WHERE NOT o.open) AS finished;
 
 -- name: wake
 -- Something happened to these workflows. No condition on state in WHERE: a row that is just about to park would
