@@ -105,7 +105,9 @@ def sql_parameters(function: str) -> list[str]:
         match[1]
         for text in texts
         for match in re.finditer(
-            rf"FUNCTION everstep\.{function}\((.*?)\) RETURNS", text, re.DOTALL
+            rf"CREATE (?:OR REPLACE )?FUNCTION everstep\.{function}\((.*?)\) RETURNS",
+            text,
+            re.DOTALL,
         )
     ]
     return [each.split()[0] for each in found[-1].split(",")]
@@ -122,10 +124,10 @@ def sql_columns(table: str) -> set[str]:
 
 
 def test_a_start_in_sql_has_the_same_names() -> None:
-    """Not all: the rest answers what a handle would, or is a function of its own."""
-    missing = {"deadline", "on_duplicate", "on_existing", "debounce", "connection"}
+    """It is always in the caller's transaction, and a debounced one is a function of its own."""
+    apart = {"debounce", "connection"}
     assert set(sql_parameters("start")) == {
-        *StartOptions.__annotations__.keys() - missing,
+        *StartOptions.__annotations__.keys() - apart,
         "name",
         "input",
     }
@@ -135,5 +137,5 @@ def test_a_debounce_in_sql_has_the_same_names() -> None:
     """`window` is a word of SQL's own. What decides the id or the time is not given with it, as in Python."""
     own = {"time_window" if field.name == "window" else field.name for field in fields(Debounce)}
     assert set(sql_parameters("debounce")) == own | set(sql_parameters("start")) - {
-        "id", "delay", "run_at", "dedup",
+        "id", "delay", "run_at", "dedup", "on_duplicate", "on_existing",
     }  # fmt: skip
