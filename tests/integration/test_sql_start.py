@@ -21,6 +21,7 @@ from everstep import (
     UsageError,
     WorkflowConflictError,
     WorkflowExistsError,
+    WorkflowTimeoutError,
 )
 
 INPUT = '{"number": 1}'
@@ -137,13 +138,13 @@ def test_of_deadline_and_timeout_the_earlier_one_holds(sql: Sql) -> None:
 async def test_a_deadline_that_has_passed_cancels(
     app: App, worker: StartWorker, client: Client, sql: Sql
 ) -> None:
-    @app.workflow
+    @app.workflow(name="work")
     async def work(number: int) -> int:
         return number
 
     id_ = start(sql, ", deadline => now() - interval '1 second'")
     await worker()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(WorkflowTimeoutError):
         await client.handle(work, id_).result(10)
 
 
