@@ -254,9 +254,10 @@ def test_several_run_at_once_also_in_long_and_private_folders(tmp_path: Path, fr
 
 
 def test_in_a_long_folder_the_url_is_the_same_at_every_start(
-    tmp_path: Path, fresh_data: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, short_path: Path, fresh_data: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    temporary, private = tmp_path / "t", tmp_path / "private"
+    temporary, private = short_path / "t", tmp_path / "private"
+    short_path.chmod(0o711)
     temporary.mkdir(mode=0o711)
     private.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))

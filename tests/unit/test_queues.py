@@ -188,9 +188,18 @@ def test_a_lane_full_of_what_is_for_others_is_looked_at_more_rarely():
     assert [look.priority for look in cursors.begin(["q"])] == [0, 2, 3]
     now = 1.0
     assert [look.priority for look in cursors.begin(["q"])] == [0, 1, 2, 3]
+    assert cursors.rest() is None
     cursors.in_vain("q", 1, 60.0)
+    assert cursors.rest() == 2.0
     now = 3.0
     assert len(cursors.begin(["q"])) == 4
+
+
+def test_a_claim_that_cost_little_in_vain_makes_no_lane_rarer():
+    cursors = Cursors(clock=lambda: 0.0)
+    cursors.in_vain("q", 1, 0.04)
+    assert len(cursors.begin(["q"])) == 4
+    assert cursors.rest() is None
 
 
 def test_every_ten_seconds_whole_lanes_are_looked_at_and_gone_through_from_there():

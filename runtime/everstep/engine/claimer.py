@@ -81,6 +81,8 @@ class Claimer:
             claimed, more = await self._serve(offered)
         low, high = POLL_SECONDS
         self.interval = low if claimed or suspects else min(self.interval * 2, high)
+        if (rest := self._cursors.rest()) is not None:
+            self._look_again(rest)  # a hint that came meanwhile may have been of that lane
         if self._soon is not None:
             self.interval = min(max(self._soon, CONTENDED_SECONDS), high)
         return claimed + suspects if more or suspects else 0
@@ -191,7 +193,7 @@ class Claimer:
             )
         )
         self._observe(len(claimed), seconds := time.perf_counter() - began)
-        if not (claimed or suspect):
+        if not (claimed or suspect or until):
             self._cursors.in_vain(queue, priority, seconds)
         await self._begin(claimed)
         return claimed

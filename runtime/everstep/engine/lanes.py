@@ -33,6 +33,9 @@ RARER_THAN_IN_VAIN = 10
 
 MOST_IN_VAIN_SECONDS = 2.0
 
+DEAR_SECONDS = 0.05
+"""What costs less than this in vain is no burden, and may only have been another worker that was quicker."""
+
 
 class Cursors:
     """From which `ready_at` on each lane is looked at.
@@ -51,6 +54,7 @@ class Cursors:
     def begin(self, queues: Sequence[str]) -> list[Look]:
         """Where to look in this round."""
         now = self._clock()
+        self._paused = {lane: due for lane, due in self._paused.items() if due > now}
         self._round = dict(self._newest)
         if now - self._looked >= FULL_LOOK_SECONDS:
             self._looked = now
@@ -59,7 +63,7 @@ class Cursors:
             Look(q, p, self.of(q, p))
             for q in queues
             for p in PRIORITIES
-            if self._paused.get((q, p), now) <= now
+            if (q, p) not in self._paused
         ]
 
     def of(self, queue: str, priority: int) -> datetime | None:
@@ -68,8 +72,13 @@ class Cursors:
 
     def in_vain(self, queue: str, priority: int, seconds: float) -> None:
         """A claim that took so long found a lane full of what is for others: another version, other functions."""
-        pause = min(seconds * RARER_THAN_IN_VAIN, MOST_IN_VAIN_SECONDS)
-        self._paused[queue, priority] = self._clock() + pause
+        if seconds >= DEAR_SECONDS:
+            pause = min(seconds * RARER_THAN_IN_VAIN, MOST_IN_VAIN_SECONDS)
+            self._paused[queue, priority] = self._clock() + pause
+
+    def rest(self) -> float | None:
+        """Seconds until the next lane that is left out now is looked at again."""
+        return min((due - self._clock() for due in self._paused.values()), default=None)
 
     def claimed(self, queue: str, priority: int, newest: datetime) -> None:
         """A claim took everything up to about `newest`."""
