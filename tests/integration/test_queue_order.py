@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
 from support.limits import Claimant, log_starts, put, rewrite_function
 from support.waiting import eventually
 
 from everstep import App
+from everstep.engine.claimer import Claimer
+from everstep.store.runs import Runs
 
 
 @pytest.fixture
@@ -67,6 +70,38 @@ async def test_a_worker_orders_by_age_and_priority(sql, worker):
     await eventually(lambda: not sql.one("SELECT count(*) FROM everstep.run"))
     order = [row.id[0] for row in sql("SELECT id FROM start_log ORDER BY n")]
     assert order == [str(n) for n in range(len(LINES))]
+
+
+async def test_lanes_full_of_what_is_for_others_are_gone_through_once_a_round(
+    sql, client, worker, monkeypatch, caplog
+):
+    app = App("order")
+
+    @app.workflow
+    async def work() -> int:
+        return 1
+
+    put(sql, "default", 3, name="of another app", priority=0, age=3_600)
+    put(sql, "default", 3, name="of another app", priority=1, age=3_600, prefix="b")
+    rounds: list[int] = []
+    run_once, claim = Claimer.run_once, Runs.claim
+
+    async def counting_round(self: Claimer) -> int:
+        rounds.append(0)
+        return await run_once(self)
+
+    async def counting_claim(self: Runs, *given: Any, **options: Any) -> Any:
+        rounds[-1] += 1
+        return await claim(self, *given, **options)
+
+    monkeypatch.setattr(Claimer, "run_once", counting_round)
+    monkeypatch.setattr(Runs, "claim", counting_claim)
+    await worker(app)
+    assert await (await client.start(work, priority=1)).result(20) == 1
+    assert "a round failed" not in caplog.text
+    # In strides that double: an hour takes a dozen for each of the two lanes.
+    print("claims in each round", rounds)
+    assert 2 < max(rounds) < 40
 
 
 async def test_an_endless_stream_of_urgent_work_does_not_starve_the_rest(database, sql, routed):

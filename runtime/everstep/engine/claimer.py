@@ -15,6 +15,7 @@ from datetime import datetime
 from everstep.engine.lanes import PRIORITIES, Cursors, Offer, offers
 from everstep.engine.runner import Runner
 from everstep.engine.suspects import Suspects
+from everstep.recorder import Clock
 from everstep.store.connection import Link
 from everstep.store.models import Claimed, Lane
 from everstep.store.queues import LimitedClaims, Share
@@ -44,10 +45,12 @@ class Claimer:
         names: Sequence[str],
         queues: Sequence[str],
         slots: int,
+        clock: Clock,
         observe: Observe,
         announce: Callable[[], None],
     ) -> None:
         self._link = link
+        self._clock = clock
         self._runs = runs
         self._limited = limited
         self._runner = runner
@@ -167,6 +170,10 @@ class Claimer:
         newest = max((c.ready_at for c in claimed if c.ready_at is not None), default=None)
         if newest is not None:
             self._cursors.claimed(offer.queue, priority, newest)
+        if until is not None and self._clock.until(until) > 0:
+            until = (
+                None  # all of the lane has been looked at: nothing in it is due any later than now
+            )
         offer.took(priority, until, newest, full=len(claimed) == limit)
         return len(claimed), bool(offer.heads)
 

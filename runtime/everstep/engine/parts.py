@@ -123,6 +123,7 @@ class Parts:
             names=sorted(self._app.workflows),
             queues=self._queues,
             slots=self._settings.concurrency,
+            clock=self._clock,
             observe=metrics.claimed,
             announce=self._announce,
         )
