@@ -48,7 +48,7 @@ class ClientBase:
         self._max_payload = max_payload
         self.encoding = Encoding(codec)
         # Starts may claim as well, so they are under the time limit of claims.
-        self._start_link = Link(url, "everstep client", CLAIM_TIMEOUT_SECONDS)
+        self._start_link = Link(url, "everstep client", CLAIM_TIMEOUT_SECONDS, by_index=True)
         self._ask_link = Link(url, "everstep client")
         self._notify_link = Link(url, "everstep notify")
         self._workflows = Workflows(schema)

@@ -81,9 +81,9 @@ class Parts:
     def _connect(self) -> None:
         """The links, and what is said over them."""
         settings = self._settings
-        self._commit_link = Link(settings.url, "everstep commit")
-        self._link = Link(settings.url, "everstep worker", CLAIM_TIMEOUT_SECONDS)
-        self._look_link = Link(settings.url, "everstep look")
+        self._commit_link = Link(settings.url, "everstep commit", by_index=True)
+        self._link = Link(settings.url, "everstep worker", CLAIM_TIMEOUT_SECONDS, by_index=True)
+        self._look_link = Link(settings.url, "everstep look", by_index=True)
         self._metrics_link = Link(settings.url, "everstep metrics")
         self._runs = Runs(settings.schema, self.me, settings.version)
         self._workers = Workers(settings.schema, self.me)

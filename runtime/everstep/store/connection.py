@@ -68,10 +68,13 @@ def connect_arguments(url: str, application: str) -> dict[str, Any]:
     }
 
 
-async def connect(url: str, application: str, time_limit: float | None = None) -> Connection:
+async def connect(
+    url: str, application: str, time_limit: float | None = None, *, by_index: bool = False
+) -> Connection:
     """One autocommit connection. Raises DatabaseUnreachableError or UsageError.
 
-    `time_limit`: seconds after which the server ends a statement; not behind a transaction pooler.
+    `time_limit`: seconds after which the server ends a statement. `by_index`: each of its statements finds its rows by
+    an index. Neither counts behind a transaction pooler.
     """
     arguments = connect_arguments(url, application)
     try:
@@ -81,7 +84,7 @@ async def connect(url: str, application: str, time_limit: float | None = None) -
     except psycopg.OperationalError as error:
         raise unreachable(url, error) from None
     try:
-        await _furnish(connection, time_limit)
+        await _furnish(connection, time_limit, by_index=by_index)
     except psycopg.OperationalError as error:
         await connection.close()
         raise unreachable(url, error) from None
@@ -91,7 +94,7 @@ async def connect(url: str, application: str, time_limit: float | None = None) -
     return connection
 
 
-async def _furnish(connection: Connection, time_limit: float | None) -> None:
+async def _furnish(connection: Connection, time_limit: float | None, *, by_index: bool) -> None:
     arrays.register(connection)
     connection.prepare_threshold = None
     row = await (await connection.execute("SELECT pg_backend_pid() AS pid")).fetchone()
@@ -101,10 +104,14 @@ async def _furnish(connection: Connection, time_limit: float | None) -> None:
         return
     connection.prepare_threshold = 0
     # The statements are few and large: planning one anew takes longer than running it.
-    limit = "" if time_limit is None else f"; SET statement_timeout = {round(time_limit * 1000)}"
-    await connection.execute(
-        f"SET plan_cache_mode = force_generic_plan{limit}".encode(), prepare=False
-    )
+    settings = ["plan_cache_mode = force_generic_plan"]
+    if by_index:
+        # Planned once, perhaps while the tables are empty, they would go on reading them whole when they are not.
+        settings.append("enable_seqscan = off")
+    if time_limit is not None:
+        settings.append(f"statement_timeout = {round(time_limit * 1000)}")
+    statement = "; ".join(f"SET {setting}" for setting in settings)
+    await connection.execute(statement.encode(), prepare=False)
 
 
 def pooled(connection: Connection) -> bool:
@@ -153,10 +160,13 @@ class Link:
     faults with full jitter until `give_up` says so.
     """
 
-    def __init__(self, url: str, application: str, time_limit: float | None = None) -> None:
+    def __init__(
+        self, url: str, application: str, time_limit: float | None = None, *, by_index: bool = False
+    ) -> None:
         self._url = url
         self._application = application
         self._time_limit = time_limit
+        self._by_index = by_index
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
         self._doubtful = False
@@ -216,7 +226,9 @@ class Link:
 
     async def _open(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = await connect(self._url, self._application, self._time_limit)
+            self._connection = await connect(
+                self._url, self._application, self._time_limit, by_index=self._by_index
+            )
             self._connection.add_notice_handler(self._notice)
             self._doubtful = False
         return self._connection

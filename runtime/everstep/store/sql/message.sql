@@ -8,7 +8,8 @@ WITH b AS MATERIALIZED (
     SELECT * FROM unnest(%(ids)s::text[], %(topics)s::text[], %(keys)s::text[], %(bodies)s::bytea[]) WITH ORDINALITY
                   AS t(id, topic, key, body, place)),
 o AS MATERIALIZED (
-    SELECT w.id, w.status = 0 AS open FROM everstep.workflow w WHERE w.id = ANY (%(ids)s::text[])),
+    SELECT w.id, w.status = 0 AS open
+      FROM (SELECT DISTINCT id FROM unnest(%(ids)s::text[]) AS t(id)) AS t JOIN everstep.workflow w ON w.id = t.id),
 i AS (
     INSERT INTO everstep.message (workflow_id, topic, idempotency, codec, body, sent_at)
     SELECT b.id, b.topic, b.key, %(codec)s, b.body, everstep.clock() FROM b JOIN o ON o.id = b.id AND o.open

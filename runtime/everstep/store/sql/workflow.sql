@@ -64,15 +64,16 @@ SELECT id, created FROM everstep.start_debounced(
 
 -- name: inputs
 -- What the given ids were started with, to tell a repeated start from another one's id.
-SELECT id, name, codec, input FROM everstep.workflow WHERE id = ANY (%(ids)s::text[]);
+SELECT w.id, w.name, w.codec, w.input FROM unnest(%(ids)s::text[]) AS t(id) JOIN everstep.workflow w ON w.id = t.id;
 
 -- name: outcomes
--- Those of the given workflows that have finished.
-SELECT id, name, status, codec, output, error FROM everstep.workflow
- WHERE id = ANY (%(ids)s::text[]) AND status <> 0;
+-- Those of the given workflows that have finished. A join, because there may be thousands: a plan made while the table
+-- was small would hold each row against each id.
+SELECT w.id, w.name, w.status, w.codec, w.output, w.error
+  FROM unnest(%(ids)s::text[]) AS t(id) JOIN everstep.workflow w ON w.id = t.id WHERE w.status <> 0;
 
 -- name: known_ids
-SELECT id FROM everstep.workflow WHERE id = ANY (%(ids)s::text[]);
+SELECT w.id FROM unnest(%(ids)s::text[]) AS t(id) JOIN everstep.workflow w ON w.id = t.id;
 
 -- name: describe
 -- What a codec has made comes along; its first byte tells, which no JSON begins with.
