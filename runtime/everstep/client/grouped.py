@@ -15,15 +15,15 @@ from typing import Generic, TypeVar
 MAX_ROWS = 500
 MAX_BYTES = 1_048_576
 
-I = TypeVar("I")  # noqa: E741
+T = TypeVar("T")
 R = TypeVar("R")
 
 
 @dataclass(eq=False, slots=True)
-class Waiting(Generic[I, R]):
+class Waiting(Generic[T, R]):
     """One item, and the future of whoever waits for it."""
 
-    item: I
+    item: T
     done: asyncio.Future[R]
 
     def succeed(self, result: R) -> None:
@@ -35,21 +35,21 @@ class Waiting(Generic[I, R]):
             self.done.set_exception(error)
 
 
-class Grouped(ABC, Generic[I, R]):
+class Grouped(ABC, Generic[T, R]):
     """Queue of items. Each resolves to its result, or to its error."""
 
     def __init__(self) -> None:
-        self._queue: deque[Waiting[I, R]] = deque()
+        self._queue: deque[Waiting[T, R]] = deque()
         self._arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._closed: Exception | None = None
-        self._flying: list[Waiting[I, R]] = []
+        self._flying: list[Waiting[T, R]] = []
 
-    async def put(self, item: I) -> R:
+    async def put(self, item: T) -> R:
         """Queue an item, and wait for its result."""
         if self._closed is not None:
             raise self._closed
-        waiting = Waiting[I, R](item, self._loop.create_future())
+        waiting = Waiting[T, R](item, self._loop.create_future())
         self._queue.append(waiting)
         self._arrived.set()
         return await waiting.done
@@ -75,14 +75,14 @@ class Grouped(ABC, Generic[I, R]):
                 self._flying = []
 
     @abstractmethod
-    def _take(self) -> list[Waiting[I, R]]:
+    def _take(self) -> list[Waiting[T, R]]:
         """The next batch: a bounded part of the queue, from its head; empty if nobody waits any more."""
 
     @abstractmethod
-    async def _flush(self, batch: Sequence[Waiting[I, R]]) -> None:
+    async def _flush(self, batch: Sequence[Waiting[T, R]]) -> None:
         """Resolve each of a batch."""
 
-    async def _halve(self, batch: Sequence[Waiting[I, R]]) -> None:
+    async def _halve(self, batch: Sequence[Waiting[T, R]]) -> None:
         """The database refuses one of them, and does not say which: all others are fine."""
         middle = len(batch) // 2
         await self._flush(batch[:middle])
