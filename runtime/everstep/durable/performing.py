@@ -101,11 +101,20 @@ def _in_thread(effect: Effect, execution: Execution, call: AttemptCall, running:
             running.begin()
             return _attempt_in_thread(step, call)
         case Pause(seconds):
-            running.end()
-            on_loop(execution, _pause(execution, seconds))
+            on_loop(execution, _pause_uncounted(execution, running, seconds))
         case Record(row):
             on_loop(execution, record_there(execution, row))
     return None
+
+
+async def _pause_uncounted(execution: Execution, running: Running, seconds: float) -> None:
+    # A worker that leaves waits for no pause. Engaged before and after: at no moment is nothing under way.
+    with execution.engagement():
+        running.end()
+        try:
+            await _pause(execution, seconds)
+        finally:
+            running.begin()
 
 
 def _settle_in_thread(execution: Execution) -> None:

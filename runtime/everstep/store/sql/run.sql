@@ -196,7 +196,12 @@ m AS (
 -- end
 )
 SELECT everstep.clock() AS at,
-       ARRAY(SELECT f.id FROM f WHERE f.cancel AND NOT EXISTS (SELECT FROM x WHERE x.id = f.id)) AS cancels,
+       ARRAY(SELECT DISTINCT fc.id FROM fc
+              WHERE fc.id IS NOT NULL AND fc.cancel AND NOT EXISTS (SELECT FROM x WHERE x.id = fc.id)
+-- if parks
+             UNION SELECT fp.id FROM fp WHERE fp.id IS NOT NULL AND fp.cancel
+-- end
+       ) AS cancels,
 -- if starts
        EXISTS (SELECT FROM cw) AS children,
 -- end
