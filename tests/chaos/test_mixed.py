@@ -58,7 +58,7 @@ def fleet_of(count: int, url: str, folder) -> Fleet:
     environment = {
         "LEDGER": str(folder / "ledger"),
         "FENCED": str(folder / "fenced"),
-        "STALL_HEARTBEATS": "0.03",
+        "STALL_EVERY_BEATS": "33",
         "EVERSTEP_CONCURRENCY": "150",
         "EVERSTEP_MAX_CRASHES": "100",
         "EVERSTEP_LEASE_SECONDS": f"{LEASE_SECONDS:g}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import time
@@ -16,20 +17,23 @@ from support.ledger import Ledger
 
 
 def install(environ: Mapping[str, str]) -> None:
-    """STALL_HEARTBEATS=probability: a live zombie now and then. FENCED=file: count refused late writes."""
-    if chance := environ.get("STALL_HEARTBEATS"):
-        _stall_heartbeats(float(chance), 2 * float(environ["EVERSTEP_LEASE_SECONDS"]))
+    """STALL_EVERY_BEATS=n: a live zombie now and then. FENCED=file: count refused late writes."""
+    if every := environ.get("STALL_EVERY_BEATS"):
+        _stall_heartbeats(int(every), 2 * float(environ["EVERSTEP_LEASE_SECONDS"]))
     if path := environ.get("FENCED"):
         _count_fenced(Ledger(Path(path)))
 
 
-def _stall_heartbeats(chance: float, seconds: float) -> None:
-    """The heartbeat's thread stalls while the loop goes on, and believes its lease."""
+def _stall_heartbeats(every: int, seconds: float) -> None:
+    """The heartbeat's thread stalls while the loop goes on, and believes its lease.
+
+    From a beat of each process's own among the first `every`: a run of that many beats surely sees zombies.
+    """
     beat = HeartbeatConnection.beat
-    dice = random.Random(os.urandom(8))
+    beats = itertools.count(random.Random(os.urandom(8)).randrange(every))
 
     def stalling(self: HeartbeatConnection) -> Any:
-        if dice.random() < chance:
+        if next(beats) % every == 0:
             time.sleep(seconds)
         return beat(self)
 
