@@ -19,6 +19,7 @@ import pytest
 from support.database import fresh_database
 from support.interleave import GATE, Interleaving, Op, Side, World, merges
 from support.operations import OPS
+from support.protocol import rescue
 from support.scenarios import DUMP, OTHER, RESET, SCENARIOS
 from support.server import Server
 
@@ -193,7 +194,7 @@ class Bench:
 
     async def _sweep_and_check(self) -> None:
         side = self._sides[0]
-        await side.runs(OTHER).rescue(side.connection)
+        await rescue(side.runs(OTHER), side.connection)
         await side.runs(OTHER).wake_due(side.connection)
         await side.messages.wake_forgotten(side.connection)
         assert await check(self._checker) == []

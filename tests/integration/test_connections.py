@@ -318,3 +318,11 @@ async def test_behind_a_pooler_nobody_listens(pgbouncer):
 async def test_a_direct_connection_is_not_taken_for_a_pooled_one(database):
     async with await connect(database, "test") as connection:
         assert not pooled(connection)
+
+
+@pytest.mark.parametrize("by_index", [True, False])
+async def test_no_statement_of_ours_is_compiled(database, by_index):
+    """With seqscan off, a plan that has to read a table whole is dear enough for Postgres to compile it: a second."""
+    async with await connect(database, "test", by_index=by_index) as connection:
+        cursor = await connection.execute("SHOW jit")
+        assert await cursor.fetchall() == [("off",)]

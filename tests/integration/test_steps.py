@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 import threading
 from datetime import timedelta
 
@@ -346,6 +348,34 @@ async def test_a_branch_that_retries_keeps_the_workflow_from_parking(app, client
     await asyncio.wait_for(told.wait(), 10)
     assert len(attempts) == 2
     assert await handle.cancel()
+
+
+async def test_a_step_that_exits_has_failed_and_takes_nobody_with_it(app, client, worker):
+    """In a task of a workflow SystemExit ends the event loop, and with it the worker."""
+    attempts = []
+
+    @app.step(retry=Retry(max_attempts=2, interval=SOON))
+    async def exits() -> None:
+        attempts.append(1)
+        sys.exit("no such file")
+
+    @app.step
+    def exits_plainly() -> None:
+        sys.exit(3)
+
+    @app.workflow
+    async def both() -> None:
+        await asyncio.gather(exits(), everstep.sleep(0.01))
+
+    @app.workflow
+    def plain() -> None:
+        exits_plainly()
+
+    await worker()
+    for workflow, code in ((both, "'no such file'"), (plain, "3")):
+        with pytest.raises(WorkflowError, match=re.escape(f"sys.exit({code})")):
+            await (await client.start(workflow)).result(timeout=10)
+    assert len(attempts) == 2
 
 
 async def parked(sql) -> None:

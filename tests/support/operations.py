@@ -13,6 +13,7 @@ from typing import Any
 from everstep.codec import JSON
 from everstep.store.models import CheckpointKind, CommitBatch, Committed, Ending, Lane, Start
 from support.interleave import Call, Op, Side, World
+from support.protocol import rescue
 from support.scenarios import OTHER, RIVAL
 
 LANE = Lane("default", 1)
@@ -201,7 +202,7 @@ OPS: dict[str, Op] = {
     for op in (
         sweeping("claim", _claim),
         sweeping("a rival claims", _rival_claims),
-        sweeping("rescue", lambda s, _: s.runs(OTHER).rescue(s.connection)),
+        sweeping("rescue", lambda s, _: rescue(s.runs(OTHER), s.connection)),
         sweeping("wake due", lambda s, _: s.runs(OTHER).wake_due(s.connection)),
         sweeping("wake forgotten", lambda s, _: s.messages.wake_forgotten(s.connection)),
         sweeping("bury", lambda s, _: s.runs(OTHER).bury(s.connection, 5, b"{}")),

@@ -6,6 +6,7 @@ import asyncio
 import random
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID, uuid4
 
 import psycopg
@@ -13,6 +14,7 @@ import psycopg
 from everstep.store.connection import Link, connect
 from everstep.store.runs import Runs
 from support.limits import Claimant
+from support.protocol import rescue
 from support.waiting import eventually
 
 # Functions that are volatile see what was committed meanwhile: each look is a snapshot of its own.
@@ -108,7 +110,7 @@ class Rush:
         runs = Runs("everstep", uuid4(), "v1")
         try:
             while True:
-                await link.call(runs.rescue)
+                await link.call(partial(rescue, runs))
                 await asyncio.sleep(0.05)
         finally:
             await link.close()

@@ -7,6 +7,7 @@ from typing import Any
 from everstep.store.models import Ending, Lane
 from everstep.store.workers import WorkerState
 from support.oracle import LEASE_SECONDS, MAX_CRASHES
+from support.protocol import rescue
 from support.story import Claim
 from support.telling import Telling, agree
 
@@ -112,7 +113,7 @@ class TellingWorkers(Telling):
         suspects = [lease.worker_id for lease in leases if lease.expired]
         dead = engine.do(engine.workers(0).declare_dead(session, suspects)) if suspects else []
         agree(len(dead), self.oracle.declare_dead())
-        rescued = engine.do(engine.runs(0).rescue(session))
+        rescued = engine.do(rescue(engine.runs(0), session))
         agree(rescued, self.oracle.rescue())
         buried = engine.do(engine.runs(0).bury(session, MAX_CRASHES, b"{}"))
         agree(buried, self.oracle.bury())

@@ -49,6 +49,8 @@ async def _attempt(execution: Execution, step: StepContext, call: AttemptCall) -
             # What a step that was stopped raises on its way out is not its outcome.
             raise execution.signal from None
         raise
+    except SystemExit as error:
+        raise _exited(error) from error
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if stops_itself(execution) and task is not None and not task.cancelling():
@@ -129,6 +131,13 @@ def _attempt_in_thread(step: StepContext, call: AttemptCall) -> Any:
     step_token = current_step.set(step)
     try:
         return call(step)
+    except SystemExit as error:
+        raise _exited(error) from error
     finally:
         current_step.reset(step_token)
         current_branch.reset(branch_token)
+
+
+def _exited(error: SystemExit) -> RuntimeError:
+    """A failure of the step: in a task, SystemExit would end the worker and everything that runs in it."""
+    return RuntimeError(f"the step called sys.exit({error.code!r})")

@@ -171,9 +171,8 @@ class Claimer:
         if newest is not None:
             self._cursors.claimed(offer.queue, priority, newest)
         if until is not None and self._clock.until(until) > 0:
-            until = (
-                None  # all of the lane has been looked at: nothing in it is due any later than now
-            )
+            # All of the lane has been looked at: nothing in it is due any later than now.
+            until = None
         offer.took(priority, until, newest, full=len(claimed) == limit)
         return len(claimed), bool(offer.heads)
 

@@ -103,8 +103,9 @@ async def _furnish(connection: Connection, time_limit: float | None, *, by_index
         # next time.
         return
     connection.prepare_threshold = 0
-    # The statements are few and large: planning one anew takes longer than running it.
-    settings = ["plan_cache_mode = force_generic_plan"]
+    # The statements are few and large: planning one anew takes longer than running it, and compiling it a
+    # hundred times as long. Postgres compiles what looks dear, as all does that reads a table with seqscan off.
+    settings = ["plan_cache_mode = force_generic_plan", "jit = off"]
     if by_index:
         # Planned once, perhaps while the tables are empty, they would go on reading them whole when they are not.
         settings.append("enable_seqscan = off")

@@ -31,9 +31,6 @@ CLAIM_TIMEOUT_SECONDS = 15
 WAKE_AT_ONCE = 500
 """As many sleepers as wake_due wakes."""
 
-_NEVER = 1_000_000
-"""More crashes than are counted."""
-
 _CLAIM_LIMIT = b"SET LOCAL statement_timeout = '%ds'; " % CLAIM_TIMEOUT_SECONDS
 
 
@@ -206,10 +203,6 @@ class Runs:
         return await _count(
             connection, self._sql["release_strays"], {"ids": list(ids), "me": self._me}
         )
-
-    async def rescue(self, connection: Connection) -> int:
-        """Free up to 500 runs of workers that are not live, however often they crashed. Returns how many."""
-        return (await self.sweep(connection, _NEVER, b""))[0]
 
     async def sweep(
         self, connection: Connection, max_crashes: int, error: bytes

@@ -20,7 +20,6 @@ QUICK: dict[str, str | int] = {
     "full_page_writes": "off",
     "autovacuum": "off",  # it would be in the template when it is to be copied
     "max_wal_size": "1GB",
-    "jit": "off",
     "timezone": "UTC",
 }
 """Nothing outlives a test, so nothing needs to be on disk."""
