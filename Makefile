@@ -16,6 +16,8 @@ PYTEST := $(BIN)/python -m pytest -q
 BESIDE := -n 3 --dist worksteal
 LANGUAGE := language language_more steps sleep replay start sync plain endless cancel schedules versions \
   transactions transactions_elsewhere waiting queue_order queue_changes
+# What is not the engine's: pages, the command line, tools that have a database of their own.
+NOT_ENGINE := bench cli_dev cli_migrate cli_talk cli_worker cli_workflow docs docs_demo metrics_prometheus typed_example
 LOCALKUBE := tests/e2e/cluster/localkube
 SCRIPTS := .ci/run scripts/lock scripts/make-venv scripts/render-chart $(LOCALKUBE) tests/e2e/cluster/images
 LOCKS := dev runtime operator build bench go
@@ -45,8 +47,12 @@ test-slow: .venv/.ready ## the long races and chaos runs
 test-replay: .venv/.ready ## the tests of the language once more, with a replay after every checkpoint
 	@$(PYTEST) -m "not slow" --everstep-replay=always $(BESIDE) $(LANGUAGE:%=tests/integration/test_%.py)
 
+.PHONY: test-oldest
+test-oldest: .venv/.ready ## the tests of the engine on PostgreSQL 15, the oldest that is supported (Debian's package)
+	@$(PYTEST) -m "not slow" --postgres=15 $(BESIDE) tests/integration $(NOT_ENGINE:%=--ignore=tests/integration/test_%.py)
+
 .PHONY: test-full
-test-full: check test test-slow test-replay e2e ## everything CI runs: check, test, e2e
+test-full: check test test-slow test-replay test-oldest e2e ## everything CI runs: check, test, e2e
 
 .PHONY: check
 check: .venv/.ready ## format, lint, types, import rules and the quick unit tests
