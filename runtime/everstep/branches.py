@@ -9,6 +9,9 @@ from typing import Any
 
 from everstep.context import current_branch
 
+_ACLOSE = "async_generator_athrow"
+"""What the event loop makes a task of, itself in no task, when an async generator is dropped before its end."""
+
 
 def numbering_task_factory(
     loop: asyncio.AbstractEventLoop,
@@ -22,7 +25,8 @@ def numbering_task_factory(
     if branch is None:
         return asyncio.Task(coro, loop=loop, context=context, **options)
     inner = context if context is not None else copy_context()
-    inner.run(current_branch.set, branch.child())
+    left_early = type(coro).__name__ == _ACLOSE and asyncio.current_task(loop) is None
+    inner.run(current_branch.set, branch.closing() if left_early else branch.child())
     task = asyncio.Task(coro, loop=loop, context=inner, **options)
     tasks = branch.execution.tasks
     tasks.add(task)

@@ -122,7 +122,19 @@ class Execution:
                 self.engaged -= 1
         if self.recorder.leaving:
             await self.recorder.left.wait()
+        if self.overdue:
+            await self.held_back()
         self.check()
+
+    async def held_back(self) -> None:
+        """At the end of its log, a task made in a block whose time had run out waits until the block was cancelled.
+
+        If the task was, so it is again; one that outlived the block goes on.
+        """
+        branch = current_branch.get()
+        while branch is not None and branch.held_by:
+            await branch.held_by[0].passed.wait()
+            branch.held_by = branch.held_by[1:]
 
     @contextmanager
     def engagement(self) -> Iterator[None]:
@@ -132,6 +144,7 @@ class Execution:
             yield
         finally:
             self.engaged -= 1
+            self.moves += 1
 
     def check(self) -> None:
         """Raise what was decided about this execution from outside, if anything was.
@@ -150,7 +163,7 @@ class Execution:
             raise self.broken
         if self.overdue and (branch := current_branch.get()) is not None and branch.overdue:
             # As far as its log reaches: here the first run was cancelled, because its time was up.
-            branch.overdue.pop()
+            branch.overdue.pop().delivered = True
             raise asyncio.CancelledError
 
     def interrupt(self, signal: ControlSignal) -> None:
@@ -177,7 +190,11 @@ def _place(path: str, seq: int) -> str:
 
 @dataclass(eq=False, slots=True)
 class Branch:
-    """One task of a workflow: hands out positions and numbers the tasks made in it."""
+    """One task of a workflow: hands out positions and numbers the tasks made in it.
+
+    Of time limits (everstep.durable.timeouts): `limits` it is in, `overdue` those of them that a replay knows to have run
+    out, and `held_by` those of its makers.
+    """
 
     execution: Execution
     path: str = ""
@@ -185,6 +202,9 @@ class Branch:
     children: int = 0
     crossing: bool = False
     overdue: list[Any] = field(default_factory=list)
+    limits: tuple[Any, ...] = ()
+    held_by: tuple[Any, ...] = ()
+    abandoned: int = 0
 
     def next_position(self) -> tuple[str, int]:
         self.seq += 1
@@ -195,8 +215,20 @@ class Branch:
         self.children += 1
         self.execution.moves += 1
         self.execution.branches += 1
-        path = f"{self.path}.{self.children}" if self.path else str(self.children)
-        return Branch(self.execution, path, overdue=list(self.overdue))
+        return self._below(str(self.children))
+
+    def closing(self) -> Branch:
+        """Of the task in which Python closes an async generator that was left early.
+
+        When it begins depends on the event loop, so it takes no number of the tasks that the workflow makes.
+        """
+        self.abandoned += 1
+        self.execution.branches += 1
+        return self._below(f"0.{self.abandoned}")
+
+    def _below(self, name: str) -> Branch:
+        path = f"{self.path}.{name}" if self.path else name
+        return Branch(self.execution, path, held_by=(*self.held_by, *self.overdue))
 
 
 class StepContext(Struct, frozen=True):

@@ -58,6 +58,7 @@ async def _attempt(execution: Execution, step: StepContext, call: AttemptCall) -
         raise
     finally:
         execution.steps_running -= 1
+        execution.moves += 1
         current_step.reset(step_token)
         current_branch.reset(branch_token)
 

@@ -126,7 +126,8 @@ async def _send(
     execution = branch.execution
     if execution.recorded(position, CheckpointKind.SEND, topic) is not None:
         return
-    seen = await execution.recorder.eyes.exists(execution, workflow_id)
+    with execution.engagement():
+        seen = await execution.recorder.eyes.exists(execution, workflow_id)
     if not seen.known:
         raise UnknownWorkflowError(f"there is no workflow with id {workflow_id!r} to send to")
     execution.check()

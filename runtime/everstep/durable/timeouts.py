@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
 from everstep.branches import outside_workflow
 from everstep.context import Branch, Wait, awaiting_branch, branch_here
 from everstep.durable.talking import Position, deadline_of, plain_row
+from everstep.durable.waiting import STILL_SECONDS
 from everstep.durations import seconds_of
 from everstep.errors import UsageError
 from everstep.store.models import CheckpointKind
@@ -30,6 +31,15 @@ LOOK_SECONDS = 1.0
 """How often a timer in memory looks at the database's clock."""
 
 _NAME = "timeout"
+
+_LOOKS, _MOST_LOOKS = 10, 200
+"""A replay has come to the end of a block's log when nothing has moved at so many looks; or at the latest, after so many."""
+
+_PASSED = (Exception, asyncio.CancelledError, type(None))
+"""How a block may be left that its workflow goes on from."""
+
+_TURNS = 20
+"""Of the event loop, in which a task that was cancelled is sure to have been told."""
 
 
 def timeout(delay: timedelta | float) -> Timeout:
@@ -63,15 +73,24 @@ def _branch(what: str) -> Branch:
 
 
 class Timeout:
-    """A time limit for a block of an async workflow. Made by `timeout`."""
+    """A time limit for a block of an async workflow. Made by `timeout`.
+
+    `delivered`: its block has been told, by a CancelledError. `ran_out_at` and `passed` are those of a replay that knows
+    of a limit that ran out: when it did, and that tasks made in its block need not wait to be cancelled any more.
+    """
 
     def __init__(self, branch: Branch, seconds: float) -> None:
         self._branch = branch
         self._seconds = seconds
+        self._at: Position = ("", 0)
         self._verdict: Position = ("", 0)
         self._task: asyncio.Task[object] | None = None
         self._timer: asyncio.Task[None] | None = None
-        self._decided = self._expired = False
+        self._outer: tuple[Timeout, ...] = ()
+        self._decided = self._expired = self._cancelled = False
+        self.delivered = False
+        self.ran_out_at: datetime | None = None
+        self.passed = asyncio.Event()
 
     def expired(self) -> bool:
         """Whether the time ran out."""
@@ -79,19 +98,26 @@ class Timeout:
 
     async def __aenter__(self) -> Self:
         execution = self._branch.execution
-        timer, self._verdict = self._branch.next_position(), self._branch.next_position()
+        self._at, self._verdict = self._branch.next_position(), self._branch.next_position()
         self._task = asyncio.current_task()
         row = execution.recorded(self._verdict, CheckpointKind.VALUE, _NAME)
         if row is None:
-            when = await deadline_of(execution, timer, CheckpointKind.TIMER, _NAME, self._seconds)
-            run = self._run_out(timer, when)
-            self._timer = outside_workflow(lambda: asyncio.create_task(run))
-            return self
-        assert row.output is not None
-        self._decided, self._expired = True, bool(msgspec.json.decode(row.output))
-        if self._expired:
-            execution.overdue = True
-            self._branch.overdue.append(self)
+            kind = CheckpointKind.TIMER
+            when = await deadline_of(execution, self._at, kind, _NAME, self._seconds)
+            if not self._branch.overdue:  # else an outer limit ran out before this one
+                # Now, and not when the timer begins: a park may come before that, and has to take it along.
+                execution.waits[self._at] = Wait(when, None, ())
+                self._begin(self._run_out(when))
+        else:
+            assert row.output is not None
+            self._decided, self._expired = True, bool(msgspec.json.decode(row.output))
+            if self._expired:
+                self.ran_out_at = row.recorded_at
+                execution.overdue = True
+                self._branch.overdue.append(self)
+                self._begin(self._run_out_again())
+        self._outer = self._branch.limits
+        self._branch.limits = (*self._outer, self)
         return self
 
     async def __aexit__(
@@ -102,27 +128,66 @@ class Timeout:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._branch.execution.waits.pop(self._at, None)
+        self.passed.set()
+        self._branch.limits = self._outer
         if self in self._branch.overdue:
             self._branch.overdue.remove(self)
-        left = error is None or isinstance(error, asyncio.CancelledError)
-        if self._expired and left and not self._stopped():
-            if self._timer is not None and self._task is not None:
-                self._task.uncancel()
+        if self._cancelled and self._task is not None:
+            self._task.uncancel()
+        # What cancels an outer block passes through this one, also where both ran out.
+        mine = isinstance(error, asyncio.CancelledError) and not _delivered(self._outer)
+        if self._expired and (error is None or mine) and not self._stopped():
             raise TimeoutError from error
-        if not self._decided and isinstance(error, Exception | None):
+        if not self._decided and not self._stopped() and isinstance(error, _PASSED):
             self._decide(expired=False)
 
-    async def _run_out(self, position: Position, when: datetime) -> None:
+    def _begin(self, timer: Coroutine[Any, Any, None]) -> None:
+        self._timer = outside_workflow(lambda: asyncio.create_task(timer))
+
+    async def _run_out(self, when: datetime) -> None:
         """Wait until it is time, without parking: who waits in the block parks, and takes this instant along."""
         execution = self._branch.execution
-        execution.waits[position] = Wait(when, None, ())
-        try:
-            while (remaining := execution.recorder.clock.until(when)) > 0:  # noqa: ASYNC110
-                await asyncio.sleep(min(remaining, LOOK_SECONDS))
-        finally:
-            execution.waits.pop(position, None)
-        if not self._stopped() and self._task is not None:
+        while (remaining := execution.recorder.clock.until(when)) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(min(remaining, LOOK_SECONDS))
+        await self._let_inner_ones_pass()
+        execution.waits.pop(self._at, None)
+        if not _delivered(self._outer) and not self._stopped():
             self._decide(expired=True)
+            self._cancel()
+
+    async def _let_inner_ones_pass(self) -> None:
+        """Two limits may run out at the same moment; cancelled once for both, a task would know of one of them."""
+        for _ in range(_TURNS):
+            if not _delivered(self._branch.limits[len(self._outer) + 1 :]):
+                return
+            await asyncio.sleep(0)
+
+    async def _run_out_again(self) -> None:
+        """At a replay: the block's own first new effect is cancelled. If all it does is wait for tasks, so is that."""
+        with self._branch.execution.engagement():
+            await self._end_of_log()
+            if not self.delivered and not self._stopped():
+                self._branch.overdue.remove(self)
+                self._cancel()
+            await asyncio.sleep(STILL_SECONDS)
+        self.passed.set()
+
+    async def _end_of_log(self) -> None:
+        """Wait until the block has come so far, or was told."""
+        looks, still, moves = 0, 0, -1
+        while not self.delivered and still < _LOOKS and looks < _MOST_LOOKS:
+            await asyncio.sleep(STILL_SECONDS / _LOOKS)
+            if self._branch.overdue[-1:] != [self]:
+                still = 0  # the innermost limit first
+                continue
+            looks += 1
+            still = still + 1 if moves == self._branch.execution.moves else 0
+            moves = self._branch.execution.moves
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self.delivered = self._cancelled = True
             self._task.cancel()
 
     def _decide(self, *, expired: bool) -> None:
@@ -134,3 +199,7 @@ class Timeout:
     def _stopped(self) -> bool:
         """Whether the workflow itself is being stopped, or has left."""
         return self._branch.execution.signal is not None or self._branch.execution.over
+
+
+def _delivered(limits: tuple[Timeout, ...]) -> bool:
+    return any(limit.delivered for limit in limits)

@@ -33,7 +33,8 @@ async def _now(branch: Branch, position: Position) -> datetime:
     if row is not None and row.recorded_at is not None:
         return row.recorded_at
     row = plain_row(position, CheckpointKind.VALUE, "now", output=b"null")
-    recorded_at = await execution.record(row).wait()
+    with execution.engagement():
+        recorded_at = await execution.record(row).wait()
     execution.check()
     return recorded_at
 

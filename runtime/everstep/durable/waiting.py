@@ -13,7 +13,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
-from everstep.context import Execution, Wait
+from everstep.context import Execution, Wait, current_branch
 from everstep.store.models import Seen
 
 STAY_SECONDS = 1.0
@@ -37,6 +37,8 @@ async def wait_until(
     execution: Execution, position: tuple[str, int], when: datetime, key: str
 ) -> None:
     """Return once the database's time has reached `when`, or raise Parked."""
+    if execution.overdue:
+        await _be_cut_short(execution, when)
     execution.waits[position] = Wait(when, None, (key,))
     try:
         while (remaining := execution.recorder.clock.until(when)) > 0:
@@ -47,7 +49,19 @@ async def wait_until(
                 await _park(execution)
             execution.check()
     finally:
+        execution.moves += 1
         execution.waits.pop(position, None)
+
+
+async def _be_cut_short(execution: Execution, when: datetime) -> None:
+    """A sleep that a time limit ended early ends so at a replay, too, however late that is."""
+    branch = current_branch.get()
+    if branch is None:
+        return
+    if any(limit.ran_out_at < when for limit in branch.held_by):
+        await execution.held_back()
+    if any(limit.ran_out_at < when for limit in branch.overdue):
+        execution.check()
 
 
 async def wait_for(
@@ -62,6 +76,8 @@ async def wait_for(
     `keys` name what it waits for; any of them may come true.
     """
     pause, longest = LOOK_SECONDS
+    if execution.overdue:
+        await execution.held_back()
     try:
         # Until the first look has come back, no park may go past it.
         with execution.engagement():
@@ -85,6 +101,7 @@ async def wait_for(
                 pause = min(pause * 2, longest)
             signals, seen = await look()
     finally:
+        execution.moves += 1
         execution.waits.pop(position, None)
 
 
