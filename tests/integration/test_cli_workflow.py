@@ -38,6 +38,13 @@ async def fails(n: int) -> None:
     raise ValueError("no such order")
 
 @app.workflow
+async def gives_up(n: int) -> None:
+    try:
+        raise OSError("the line is dead")
+    except OSError as error:
+        raise ValueError("no price") from error
+
+@app.workflow
 async def sleeps() -> None:
     await everstep.sleep(3600)
 
@@ -107,6 +114,26 @@ def test_a_workflow_is_started_waited_for_and_looked_at(run: Everstep, working):
         "STEP",
         "NAME",
     ]
+
+
+def test_an_error_is_shown_with_what_caused_it(run: Everstep, working):
+    start = ("workflow", "start", "clishop:app", "gives_up", "--input", '{"n": 8}', "--id", "g")
+    assert run(*start, "--wait").code == 7
+    shown = run("workflow", "get", "g").out
+    caused = shown.index("OSError: the line is dead")
+    assert caused < shown.index("direct cause of") < shown.index("ValueError: no price\n\n")
+    assert (
+        "OSError: the line is dead"
+        in json.loads(run("workflow", "get", "g", "-o", "json").out)["error_traceback"]
+    )
+
+
+def test_numbers_among_facts_begin_where_the_words_do(run: Everstep, shop: Path):
+    run("workflow", "start", "clishop:app", "sleeps", "--id", "s", "--priority", "2")
+    lines = run("workflow", "get", "s").out.splitlines()
+    (priority,) = [line for line in lines if line.startswith("priority")]
+    (status,) = [line for line in lines if line.startswith("status")]
+    assert priority.index("2") == status.index("queued")
 
 
 def test_generations_are_a_column_of_the_steps_where_there_are_any(run: Everstep, working):
@@ -313,7 +340,11 @@ def test_bad_input_is_told_and_starts_nothing(run: Everstep, shop: Path, sql: Sq
     start = ("workflow", "start", "clishop:app")
     (shop / "huge.json").write_text(json.dumps({"order": {"id": 1, "lines": ["x" * 2**21]}}))
     cases = [
-        ((*start, "chekout"), "no workflow named 'chekout'", "checkout, counts, fails, sleeps"),
+        (
+            (*start, "chekout"),
+            "no workflow named 'chekout'",
+            "checkout, counts, fails, gives_up, sleeps",
+        ),
         ((*start, "checkout", "--input", "{"), "--input is not JSON"),
         ((*start, "checkout", "--input", "[]"), "not a JSON object"),
         ((*start, "checkout", "--input", "@none.json"), "none.json cannot be read", "No such file"),

@@ -53,14 +53,19 @@ def print_json(value: Any) -> None:
 
 
 def print_table(rows: Sequence[Sequence[Any]], titles: Iterable[str]) -> None:
+    cells = [[cell(value) for value in row] for row in rows]
+    for column in zip(*cells, strict=True):
+        # Numbers among words, such as what steps returned, begin where the words do.
+        if not all(text.justify or text.plain == "-" for text in column):
+            _begin_left(column)
     if not Console().is_terminal:
-        _print_lines([[Text(title) for title in titles], *([cell(v) for v in row] for row in rows)])
+        _print_lines([[Text(title) for title in titles], *cells])
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*(cell(value) for value in row))
+    for row in cells:
+        table.add_row(*row)
     _print(table)
 
 
@@ -69,10 +74,16 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in facts.items():
-        if value is not None:
-            table.add_row(name, cell(value))
+    told = {name: cell(value) for name, value in facts.items() if value is not None}
+    _begin_left(told.values())
+    for name, text in told.items():
+        table.add_row(name, text)
     _print(table)
+
+
+def _begin_left(texts: Iterable[Text]) -> None:
+    for text in texts:
+        text.justify = None
 
 
 def cell(value: Any) -> Text:

@@ -28,7 +28,17 @@ def workflow_shown(info: WorkflowInfo, row: Any, encoding: Encoding) -> Workflow
         place = PayloadPlace(info.id, "result")
         found = _value(encoding, row.encoded_output, lambda b: encoding.decode(b, place))
         info = replace(info, output=found)
+    if row.plain_error is not None:
+        return _causes_shown(info, row.plain_error)
     return error_shown(info, row.encoded_error, encoding)
+
+
+def _causes_shown(info: WorkflowInfo, error: bytes) -> WorkflowInfo:
+    try:
+        failure = Failure.decode(error)
+    except msgspec.MsgspecError:
+        return info  # the view has shown what there is
+    return replace(info, error_traceback=failure.tracebacks or None)
 
 
 def error_shown(info: WorkflowInfo, encoded: bytes | None, encoding: Encoding) -> WorkflowInfo:
@@ -41,7 +51,7 @@ def error_shown(info: WorkflowInfo, encoded: bytes | None, encoding: Encoding) -
         info,
         error_type=failure.type or None,
         error_message=failure.message,
-        error_traceback=failure.traceback or None,
+        error_traceback=failure.tracebacks or None,
     )
 
 

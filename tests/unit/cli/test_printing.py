@@ -53,6 +53,11 @@ def test_values_are_never_markup(capsys):
     assert out == f"A       B{' ' * 301}C\n[bold]  {'x' * 300}  -\n"
 
 
+def test_numbers_stand_right_in_a_column_of_numbers_only(capsys):
+    print_table([[1, 7], [20, None], [300, {"a": 1}]], ["N", "OUTPUT"])
+    assert capsys.readouterr().out == 'N    OUTPUT\n  1  7\n 20  -\n300  {"a":1}\n'
+
+
 @pytest.fixture
 def _logging_restored():
     root = logging.getLogger()

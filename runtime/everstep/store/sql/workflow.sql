@@ -76,13 +76,15 @@ SELECT w.id, w.name, w.status, w.codec, w.output, w.error
 SELECT w.id FROM unnest(%(ids)s::text[]) AS t(id) JOIN everstep.workflow w ON w.id = t.id;
 
 -- name: describe
--- What a codec has made comes along; its first byte tells, which no JSON begins with.
+-- What a codec has made comes along; its first byte tells, which no JSON begins with. So does the whole error, for its
+-- causes, of which the view knows nothing.
 SELECT v.id, v.name, v.status, v.queue, v.version, v.parent_id, v.attributes, v.created_at, v.finished_at, v.priority,
        v.wake_at, v.waits_for, v.crashes, v.input, v.output, v.error_type, v.error_message, v.error_traceback,
        v.generation,
        CASE WHEN substr(w.input, 1, 1) IN ('\x00', '\x01') THEN w.input END AS encoded_input,
        CASE WHEN substr(w.output, 1, 1) = '\x00' THEN w.output END AS encoded_output,
-       CASE WHEN substr(w.error, 1, 1) = '\x00' THEN w.error END AS encoded_error
+       CASE WHEN substr(w.error, 1, 1) = '\x00' THEN w.error END AS encoded_error,
+       CASE WHEN substr(w.error, 1, 1) = '{' THEN w.error END AS plain_error
   FROM everstep.workflows v JOIN everstep.workflow w ON w.id = v.id WHERE v.id = %(id)s;
 
 -- name: list_workflows
