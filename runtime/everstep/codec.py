@@ -91,8 +91,8 @@ class Arguments:
             if parameter.kind is not parameter.KEYWORD_ONLY:
                 self._positional.append(name)
             fields.append(_field(name, hints.get(name, Any), parameter.default))
-        names = [field[0] for field in fields]
-        self._keyword = [name for name in names if name not in self._positional]
+        self.names = [field[0] for field in fields]
+        self._keyword = [name for name in self.names if name not in self._positional]
         self._struct = msgspec.defstruct(
             "input", fields, forbid_unknown_fields=True, kw_only=True, module=place
         )
@@ -122,6 +122,16 @@ class Arguments:
                 f"{self.place}: {brief(value)} would come back as {brief(decoded)}. Annotate its parameters."
             )
         return body
+
+    def of_a_start(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a workflow that begins: it may have been started by older code, or by hand."""
+        try:
+            return self.decode(body)
+        except PayloadError as error:
+            raise PayloadError(
+                f"{error}. The function takes {', '.join(self.names) or 'nothing'}. Keep the parameters that "
+                f"older starts hand over, and give new ones a default; or start it with what it takes."
+            ) from None
 
     def decode(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments, rebuilt. Raises PayloadError."""

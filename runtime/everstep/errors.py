@@ -71,10 +71,16 @@ class NonDeterminismError(EverstepError):
     """Replay met another step than the one recorded: the code changed under a running workflow."""
 
     def __init__(self, workflow_id: str, position: str, expected: str, found: str) -> None:
+        remedy = "run it on the version it began on, or give the new code a version of its own (EVERSTEP_VERSION)."
+        if expected.startswith("value patch "):
+            patch = expected.removeprefix("value patch ")
+            remedy = (
+                f'put everstep.deprecate_patch("{patch}") where everstep.patched("{patch}") was, until every '
+                f"workflow that asked has finished; or {remedy}"
+            )
         super().__init__(
             f"workflow {workflow_id!r}, step {position}: the log says {expected}, the code calls {found}. "
-            f"The code changed while the workflow was under way: run it on the version it began on, "
-            f"or give the new code a version of its own (EVERSTEP_VERSION)."
+            f"The code changed while the workflow was under way: {remedy}"
         )
         self.workflow_id = workflow_id
         self.position = position
@@ -107,6 +113,13 @@ class Failure:
             cause=None if cause is None else cls.of(cause, causes - 1),
         )
 
+    @property
+    def tracebacks(self) -> str:
+        """Its traceback below those of its causes, as Python prints them."""
+        if self.cause is None:
+            return self.traceback
+        return f"{self.cause.tracebacks}{_CAUSED}{self.traceback}"
+
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
 
@@ -114,6 +127,8 @@ class Failure:
     def decode(body: bytes) -> Failure:
         return _failure_decoder.decode(body)
 
+
+_CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
 
 DEADLINE_EXCEEDED = Failure(
     "everstep.DeadlineExceeded", "the workflow was cancelled: its deadline had passed"

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
+import pytest
 from support.waiting import eventually
 
 import everstep
@@ -104,3 +105,51 @@ async def test_every_change_within_what_is_recorded_is_told_and_overwrites_nothi
     assert {key: now[key] for key in was} == was
     print(f"{told} of {len(CASES)} cases told, the others were changed further on")
     assert told >= 5 * LENGTH
+
+
+async def test_an_answer_that_is_asked_for_no_more_is_told_with_what_steps_over_it(client, worker):
+    before, after = App("test"), App("test")
+
+    @before.workflow(name="fees")
+    async def asks() -> bool:
+        new = everstep.patched("fees-2")
+        await everstep.recv("go")
+        return new
+
+    @after.workflow(name="fees")
+    async def asks_no_more() -> bool:
+        await everstep.recv("go")
+        return True
+
+    old = await worker(before)
+    handle = await client.start(asks)
+    await eventually(handle.steps)
+    await old.stop()
+    await worker(after)
+    await client.send(handle.id, None, "go")
+    with pytest.raises(WorkflowError) as caught:
+        await handle.result(timeout=10)
+    message = caught.value.failure.message
+    assert "the log says value patch fees-2, the code calls receive go" in message
+    assert 'everstep.deprecate_patch("fees-2")' in message
+
+
+async def test_an_input_of_other_parameters_is_told_with_those_there_are(client, worker):
+    before, after = App("test"), App("test")
+
+    @before.workflow(name="save")
+    async def save(account: str, audits: int = 0) -> None:
+        await everstep.recv("go")
+        everstep.continue_as_new(account, audits=audits + 1)
+
+    @after.workflow(name="save")
+    async def save_now(account: str, checks: int = 0) -> None: ...
+
+    handle = await client.start(save, "ada")
+    await worker(after)
+    with pytest.raises(WorkflowError) as caught:
+        await handle.result(timeout=10)
+    message = caught.value.failure.message
+    assert "Object contains unknown field `audits`" in message
+    assert "takes account, checks" in message
+    assert "give new ones a default" in message

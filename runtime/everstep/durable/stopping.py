@@ -46,13 +46,14 @@ async def stoppable(
 ) -> T:
     """A wait whose outcome is recorded at a place: position, kind and name."""
     position, kind, name = place
-    if was_stopped(execution.recorded(position, kind, name)):
-        waiting.close()
-        await be_stopped(execution)
     try:
+        if was_stopped(execution.recorded(position, kind, name)):
+            await be_stopped(execution)
         return await waiting
     except asyncio.CancelledError:
         if stops_itself(execution) and position not in execution.log:
             error = STOPPED.encode()
             execution.record(Checkpoint(*position, kind, name, 1, JSON, None, error))
         raise
+    finally:
+        waiting.close()  # where it has not begun: Python would warn of a coroutine that nobody awaited

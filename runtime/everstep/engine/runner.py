@@ -194,7 +194,7 @@ class Runner:
         return output
 
     async def _function(self, workflow: Workflow[Any, Any], body: bytes) -> Any:
-        args, kwargs = workflow.arguments.decode(body)
+        args, kwargs = workflow.arguments.of_a_start(body)
         if workflow.is_async:
             return await workflow.function(*args, **kwargs)
         # A thread cannot be cancelled: it meets its signal at its next step.
