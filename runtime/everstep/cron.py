@@ -37,7 +37,7 @@ class Every:
             )
         if self.interval % _SECOND or not _SECOND <= self.interval <= _LONGEST:
             raise UsageError(
-                f"every= is a whole number of seconds, from one to ten years, not {self.interval}"
+                f"every= is a whole number of seconds, at least one and at most ten years, not {self.interval}"
             )
 
     def after(self, instant: datetime) -> datetime | None:

@@ -282,7 +282,7 @@ def test_a_wrong_expression_says_what_is_right(expression, zone, says):
 
 @pytest.mark.parametrize("interval", [timedelta(0), timedelta(seconds=1.5), timedelta(days=4000)])
 def test_an_interval_is_whole_seconds(interval):
-    with pytest.raises(UsageError, match="whole number of seconds"):
+    with pytest.raises(UsageError, match="whole number of seconds, at least one"):
         Every(interval)
 
 
