@@ -404,14 +404,14 @@ MUTANTS: dict[str, tuple[str, str, str, Check]] = {
     ),
     "edge-triggered rescue": (
         "rescue",
-        r"k\.id = r\.worker_id AND k\.state < 3",
-        "k.id = r.worker_id AND (k.state < 3 OR k.lease_until < everstep.clock() - interval '1 minute')",
+        r"k\.id = o\.worker_id AND k\.state < 3",
+        "k.id = o.worker_id AND (k.state < 3 OR k.lease_until < everstep.clock() - interval '1 minute')",
         what_a_dead_worker_held_is_rescued_whenever_it_died,
     ),
     "rescue needs the row of the dead": (
         "rescue",
-        r"NOT EXISTS \(\s*SELECT FROM everstep\.worker k WHERE k\.id = r\.worker_id AND k\.state < 3\)",
-        "EXISTS (SELECT FROM everstep.worker k WHERE k.id = r.worker_id AND k.state = 3)",
+        r"k\.state < 3 LIMIT 1\) IS NULL",
+        "k.state = 3 LIMIT 1) IS NOT NULL",
         what_a_dead_worker_held_is_rescued_whenever_it_died,
     ),
     "draining counts as dead": (

@@ -56,7 +56,7 @@ class Client(ClientStarts, ClientMessages):
         self, chosen: Filter | None = None, *, limit: int = 100
     ) -> Sequence[WorkflowInfo]:
         """Workflows, newest first, without payloads."""
-        return await self._ask_link.retry(
+        return await self._list_link.retry(
             lambda c: self._workflows.list_workflows(c, chosen or Filter(), limit, self.encoding)
         )
 

@@ -49,7 +49,9 @@ class ClientBase:
         self.encoding = Encoding(codec)
         # Starts may claim as well, so they are under the time limit of claims.
         self._start_link = Link(url, "everstep client", CLAIM_TIMEOUT_SECONDS, by_index=True)
-        self._ask_link = Link(url, "everstep client")
+        self._ask_link = Link(url, "everstep client", by_index=True)
+        # A list reads whole tables. Opened by the first.
+        self._list_link = Link(url, "everstep client")
         self._notify_link = Link(url, "everstep notify")
         self._workflows = Workflows(schema)
         self._messages = Messages(schema, self.encoding)
@@ -110,13 +112,14 @@ class ClientBase:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._refuse(UsageError("this client is closed: use it inside its `async with` block"))
-        for link in (self._start_link, self._ask_link, self._notify_link):
+        for link in (self._start_link, self._ask_link, self._list_link, self._notify_link):
             await link.close()
 
     def _refuse(self, error: Exception | None) -> None:
         """From now on every call raises this: nobody would answer it. None: they are answered."""
         groups = (self._starter, self._sender)
-        for part in (*groups, self.outcomes, self._start_link, self._ask_link):
+        links = (self._start_link, self._ask_link, self._list_link)
+        for part in (*groups, self.outcomes, *links):
             part.refuse(error)
 
     async def check_known(self, workflow_id: str) -> None:

@@ -9,7 +9,7 @@ WITH b AS MATERIALIZED (
                   AS t(id, topic, key, body, place)),
 o AS MATERIALIZED (
     SELECT w.id, w.status = 0 AS open
-      FROM (SELECT DISTINCT id FROM unnest(%(ids)s::text[]) AS t(id)) AS t JOIN everstep.workflow w ON w.id = t.id),
+      FROM (SELECT DISTINCT id FROM unnest(%(ids)s::text[]) AS t(id)) AS t JOIN everstep.workflow w ON w.id = ANY (ARRAY[t.id])),
 i AS (
     INSERT INTO everstep.message (workflow_id, topic, idempotency, codec, body, sent_at)
     SELECT b.id, b.topic, b.key, %(codec)s, b.body, everstep.clock() FROM b JOIN o ON o.id = b.id AND o.open
@@ -21,7 +21,7 @@ SELECT ARRAY(SELECT o.id FROM o WHERE o.open) AS open, ARRAY(SELECT o.id FROM o 
 -- Something happened to these workflows. No condition on state in WHERE: a row that is just about to park would
 -- not be seen. The rows are locked in the order of their ids, so that two wakers cannot deadlock.
 WITH l AS MATERIALIZED (
-    SELECT r.id FROM everstep.run r WHERE r.id = ANY (%(ids)s::text[]) ORDER BY r.id FOR UPDATE),
+    SELECT r.id FROM everstep.run r WHERE r.id = ANY (%(ids)s::text[]) ORDER BY r.id COLLATE "POSIX" FOR UPDATE),
 u AS (
     UPDATE everstep.run r SET signals = r.signals + 1,
            state = CASE WHEN r.state = 3 AND r.epoch > 0 THEN 1 ELSE r.state END,
@@ -43,16 +43,18 @@ WITH c AS MATERIALIZED (
            SELECT FROM jsonb_array_elements_text(CASE WHEN r.wait_key LIKE '[%%' THEN r.wait_key::jsonb
                                                       ELSE jsonb_build_array(r.wait_key) END) AS k(key)
             WHERE CASE split_part(k.key, ':', 1)
-                  WHEN 'message' THEN EXISTS (
-                      SELECT FROM everstep.message m WHERE m.workflow_id = r.id AND m.consumed_seq IS NULL
-                         AND m.topic = substr(k.key, 9))
-                  WHEN 'workflow' THEN EXISTS (
-                      SELECT FROM everstep.workflow w WHERE w.id = substr(k.key, 10) AND w.status <> 0)
-                  WHEN 'event' THEN EXISTS (
-                      SELECT FROM everstep.workflow w LEFT JOIN everstep.event e
-                          ON e.workflow_id = w.id AND e.key = substr(k.key, 8 + length(split_part(k.key, ':', 2)))
-                       WHERE w.id = replace(replace(split_part(k.key, ':', 2), '%%3A', ':'), '%%25', '%%')
-                         AND (w.status <> 0 OR e.key IS NOT NULL)) END)
+                  WHEN 'message' THEN (
+                      SELECT true FROM everstep.message m WHERE m.workflow_id = r.id AND m.consumed_seq IS NULL
+                         AND m.topic = substr(k.key, 9) LIMIT 1)
+                  WHEN 'workflow' THEN (
+                      SELECT w.status <> 0 FROM everstep.workflow w WHERE w.id = substr(k.key, 10) LIMIT 1)
+                  WHEN 'event' THEN (
+                      SELECT w.status <> 0 OR (
+                             SELECT true FROM everstep.event e
+                              WHERE e.workflow_id = w.id
+                                AND e.key = substr(k.key, 8 + length(split_part(k.key, ':', 2))) LIMIT 1) IS NOT NULL
+                        FROM everstep.workflow w
+                       WHERE w.id = replace(replace(split_part(k.key, ':', 2), '%%3A', ':'), '%%25', '%%') LIMIT 1) END)
      LIMIT 500 FOR UPDATE OF r SKIP LOCKED),
 u AS (
     UPDATE everstep.run r SET state = 1, signals = r.signals + 1, ready_at = everstep.clock(), wake_at = NULL,
@@ -86,14 +88,14 @@ l AS MATERIALIZED (
      WHERE r.id = ANY (ARRAY(
          SELECT q.id FROM q CROSS JOIN LATERAL (SELECT r.waiters FROM everstep.run r WHERE r.id = q.id LIMIT 1) r
           WHERE NOT coalesce(r.waiters @> q.waiters, false)))
-     ORDER BY r.id FOR NO KEY UPDATE)
+     ORDER BY r.id COLLATE "POSIX" FOR NO KEY UPDATE)
 UPDATE everstep.run r
    SET waiters = CASE WHEN cardinality(r.waiters) / 64 = (cardinality(r.waiters) + cardinality(q.waiters)) / 64
                       THEN r.waiters
                       ELSE ARRAY(SELECT w FROM unnest(r.waiters) AS w WHERE NOT EXISTS (
                                      SELECT FROM everstep.workflow o WHERE o.id = w AND o.status <> 0)) END
                  || ARRAY(SELECT w FROM unnest(q.waiters) AS w WHERE w <> ALL (coalesce(r.waiters, '{}')))
-  FROM q WHERE q.id = r.id AND r.id = ANY (ARRAY(SELECT id FROM l));
+  FROM q WHERE r.id = ANY (ARRAY[q.id]) AND q.id = ANY (ARRAY(SELECT id FROM l));
 
 -- name: peek_outcome
 -- Another workflow's outcome, and the count of signals this snapshot knows of.

@@ -55,7 +55,7 @@ m AS (
      GROUP BY everstep.bucket(waited))
 SELECT u.id, u.name, u.epoch, u.ready_at, u.crashes, w.codec, w.input, u.cancel, u.deadline,
        %(queue)s::text AS queue
-  FROM u JOIN everstep.workflow w ON w.id = u.id;
+  FROM u CROSS JOIN LATERAL (SELECT w.codec, w.input FROM everstep.workflow w WHERE w.id = u.id OFFSET 0) w;
 
 -- name: load
 -- The logs of claimed workflows that ran before, each of its own generation only. Without a row: it is not open any
@@ -102,7 +102,7 @@ p AS MATERIALIZED (
 f AS MATERIALIZED (
     SELECT r.id, r.epoch, r.cancel, r.version, r.signals, r.waiters FROM everstep.run r
      WHERE r.id = ANY (%(ids)s::text[]) AND r.worker_id = %(me)s
-     ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED),
+     ORDER BY r.id COLLATE "POSIX" FOR NO KEY UPDATE SKIP LOCKED),
 -- Full joins, because the planner takes f for one row: it would nest loops over the batch, n times n.
 fc AS MATERIALIZED (
     SELECT c.*, f.id AS mine, f.waiters, f.cancel FROM f FULL JOIN c ON c.id = f.id AND c.epoch = f.epoch),
@@ -130,11 +130,11 @@ n AS (
 taken AS (
     UPDATE everstep.message m SET consumed_branch = fc.branch, consumed_seq = fc.seq
       FROM fc WHERE fc.message IS NOT NULL AND fc.mine IS NOT NULL
-       AND m.workflow_id = fc.id AND m.topic = fc.name AND m.n = fc.message),
+       AND m.workflow_id = ANY (ARRAY[fc.id]) AND m.topic = fc.name AND m.n = fc.message),
 sent AS (
     INSERT INTO everstep.message (workflow_id, topic, idempotency, codec, body, sent_at)
     SELECT fc.target, fc.name, fc.id || ':' || fc.branch || ':' || fc.seq, fc.codec, fc.output, everstep.clock()
-      FROM fc JOIN everstep.workflow w ON w.id = fc.target AND w.status = 0
+      FROM fc JOIN everstep.workflow w ON w.id = ANY (ARRAY[fc.target]) AND w.status = 0
      WHERE fc.kind = 5 AND fc.mine IS NOT NULL
     ON CONFLICT (workflow_id, idempotency) WHERE idempotency IS NOT NULL DO NOTHING),
 published AS (
@@ -165,12 +165,12 @@ cr AS (
       FROM cw JOIN fs ON fs.id = cw.id),
 -- end
 x AS (
-    DELETE FROM everstep.run r USING fd WHERE r.id = fd.id AND fd.mine IS NOT NULL
+    DELETE FROM everstep.run r USING fd WHERE r.id = ANY (ARRAY[fd.id]) AND fd.mine IS NOT NULL
     RETURNING r.id, r.waiters, fd.epoch, fd.version, fd.status, fd.output, fd.error),
 w AS (
     UPDATE everstep.workflow w SET status = x.status, version = x.version, output = x.output, error = x.error,
            finished_at = everstep.clock(), finished_by = %(me)s, finished_epoch = x.epoch
-      FROM x WHERE w.id = x.id
+      FROM x WHERE w.id = ANY (ARRAY[x.id])
     RETURNING w.id, w.queue, w.name, w.status, extract(epoch FROM everstep.clock() - w.created_at)::float8 AS seconds),
 -- if parks
 -- A park with a generation hands the workflow over to it: claimable at once, by whatever version is current.
@@ -183,7 +183,7 @@ y AS (
            ready_at = CASE WHEN fp.generation > 0 THEN everstep.clock() ELSE r.ready_at END,
            crashes = 0,
            progress = CASE WHEN fp.generation > 0 THEN 0 ELSE r.progress END
-      FROM fp WHERE r.id = fp.id AND fp.mine IS NOT NULL AND NOT fp.cancel
+      FROM fp WHERE r.id = ANY (ARRAY[fp.id]) AND fp.mine IS NOT NULL AND NOT fp.cancel
        AND (fp.signals < 0 OR fp.signals = fp.now_signals) RETURNING r.id),
 -- end
 m AS (
@@ -228,10 +228,10 @@ SELECT everstep.clock() AS at,
 -- What became of rows the commit did not take: am I still the owner, was it I who finished it (a reply was
 -- lost), and which of my checkpoints are there already, written by me or by somebody else?
 SELECT t.id, t.epoch,
-       EXISTS (SELECT FROM everstep.run r
-                WHERE r.id = t.id AND r.worker_id = %(me)s AND r.epoch = t.epoch) AS owner,
-       EXISTS (SELECT FROM everstep.workflow w WHERE w.id = t.id AND w.finished_by = %(me)s
-                  AND w.finished_epoch = t.epoch) AS finished,
+       (SELECT true FROM everstep.run r
+         WHERE r.id = t.id AND r.worker_id = %(me)s AND r.epoch = t.epoch LIMIT 1) IS NOT NULL AS owner,
+       (SELECT true FROM everstep.workflow w WHERE w.id = t.id AND w.finished_by = %(me)s
+           AND w.finished_epoch = t.epoch LIMIT 1) IS NOT NULL AS finished,
        ARRAY(SELECT c.branch || ':' || c.seq FROM everstep.checkpoint c
               WHERE c.workflow_id = t.id AND c.worker_id = %(me)s AND c.epoch = t.epoch) AS mine
   FROM unnest(%(ids)s::text[], %(epochs)s::int[]) AS t(id, epoch);
@@ -241,7 +241,7 @@ SELECT t.id, t.epoch,
 -- left to a rescue, which counts.
 WITH c AS MATERIALIZED (
     SELECT r.id FROM everstep.run r WHERE r.worker_id = %(me)s AND r.state = 2 AND r.id <> ALL (%(crashed)s::text[])
-     ORDER BY r.id FOR UPDATE),
+     ORDER BY r.id COLLATE "POSIX" FOR UPDATE),
 u AS (
     UPDATE everstep.run r SET state = 1, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
            ready_at = everstep.clock()
@@ -254,9 +254,8 @@ SELECT count(*) AS released FROM u;
 -- The owners come first, by themselves: a run that another sweep freed and a live worker claimed since this snapshot
 -- is met as it is now, and then its new owner is looked at anew, which an anti-join would not do.
 WITH g AS MATERIALIZED (
-    SELECT DISTINCT r.worker_id FROM everstep.run r
-     WHERE r.state = 2 AND NOT EXISTS (
-           SELECT FROM everstep.worker k WHERE k.id = r.worker_id AND k.state < 3)),
+    SELECT o.worker_id FROM (SELECT DISTINCT r.worker_id FROM everstep.run r WHERE r.state = 2) o
+     WHERE (SELECT true FROM everstep.worker k WHERE k.id = o.worker_id AND k.state < 3 LIMIT 1) IS NULL),
 c AS MATERIALIZED (
     SELECT r.id, r.generation, r.version, r.epoch, r.crashes, r.progress FROM everstep.run r
      WHERE r.state = 2 AND r.worker_id = ANY (ARRAY(SELECT worker_id FROM g))
@@ -274,17 +273,17 @@ x AS MATERIALIZED (
 h AS MATERIALIZED (
     SELECT w.id FROM everstep.workflow w
      WHERE w.id = ANY (ARRAY(SELECT x.id FROM x WHERE x.crashes > %(max_crashes)s))
-     ORDER BY w.id FOR NO KEY UPDATE SKIP LOCKED),
+     ORDER BY w.id COLLATE "POSIX" FOR NO KEY UPDATE SKIP LOCKED),
 u AS (
     UPDATE everstep.run r SET state = 1, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
            ready_at = everstep.clock(), progress = x.progress, crashes = least(x.crashes, 32767)
-      FROM x WHERE r.id = x.id AND x.crashes <= %(max_crashes)s RETURNING r.id, r.queue, r.name),
+      FROM x WHERE r.id = ANY (ARRAY[x.id]) AND x.crashes <= %(max_crashes)s RETURNING r.id, r.queue, r.name),
 d AS (
-    DELETE FROM everstep.run r USING h WHERE r.id = h.id RETURNING r.id, r.queue, r.name),
+    DELETE FROM everstep.run r USING h WHERE r.id = ANY (ARRAY[h.id]) RETURNING r.id, r.queue, r.name),
 w AS (
     UPDATE everstep.workflow w SET status = 4, version = x.version, finished_at = everstep.clock(),
            finished_epoch = x.epoch, error = %(error)s
-      FROM x JOIN d ON d.id = x.id WHERE w.id = d.id
+      FROM x JOIN d ON d.id = x.id WHERE w.id = ANY (ARRAY[d.id])
     RETURNING w.queue, w.name, extract(epoch FROM everstep.clock() - w.created_at)::float8 AS seconds),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
@@ -298,16 +297,16 @@ SELECT (SELECT count(*) FROM u) AS rescued, (SELECT count(*) FROM w) AS buried;
 -- when more crashes were allowed.
 WITH c AS MATERIALIZED (
     SELECT r.id, r.version, r.epoch FROM everstep.run r
-     WHERE r.state = 1 AND r.crashes >= 3 AND r.crashes > %(max_crashes)s ORDER BY r.id LIMIT 500 FOR UPDATE SKIP LOCKED),
+     WHERE r.state = 1 AND r.crashes >= 3 AND r.crashes > %(max_crashes)s ORDER BY r.id COLLATE "POSIX" LIMIT 500 FOR UPDATE SKIP LOCKED),
 h AS MATERIALIZED (
     SELECT w.id FROM everstep.workflow w WHERE w.id = ANY (ARRAY(SELECT c.id FROM c))
-     ORDER BY w.id FOR NO KEY UPDATE SKIP LOCKED),
+     ORDER BY w.id COLLATE "POSIX" FOR NO KEY UPDATE SKIP LOCKED),
 d AS (
-    DELETE FROM everstep.run r USING h WHERE r.id = h.id RETURNING r.id),
+    DELETE FROM everstep.run r USING h WHERE r.id = ANY (ARRAY[h.id]) RETURNING r.id),
 w AS (
     UPDATE everstep.workflow w SET status = 4, version = c.version, finished_at = everstep.clock(),
            finished_epoch = c.epoch, error = %(error)s
-      FROM c JOIN d ON d.id = c.id WHERE w.id = d.id
+      FROM c JOIN d ON d.id = c.id WHERE w.id = ANY (ARRAY[d.id])
     RETURNING w.queue, w.name, extract(epoch FROM everstep.clock() - w.created_at)::float8 AS seconds),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
@@ -340,7 +339,7 @@ SELECT r.id, r.epoch FROM everstep.run r WHERE r.worker_id = %(me)s AND r.state 
 -- Give back runs that this worker owns but does not run (a claim whose reply was lost).
 WITH c AS MATERIALIZED (
     SELECT r.id FROM everstep.run r WHERE r.id = ANY (%(ids)s::text[]) AND r.worker_id = %(me)s AND r.state = 2
-     ORDER BY r.id FOR UPDATE),
+     ORDER BY r.id COLLATE "POSIX" FOR UPDATE),
 u AS (
     UPDATE everstep.run r SET state = 1, worker_id = NULL, slot = NULL, epoch = r.epoch + 1,
            ready_at = everstep.clock()

@@ -55,4 +55,4 @@ UPDATE everstep.ticket SET holder = NULL, next_at = '-infinity' WHERE holder = %
 -- Rows of long-dead workers that own nothing.
 DELETE FROM everstep.worker k
  WHERE k.state = 3 AND k.lease_until < everstep.clock() - interval '1 day'
-   AND NOT EXISTS (SELECT FROM everstep.run r WHERE r.worker_id = k.id AND r.state = 2);
+   AND (SELECT true FROM everstep.run r WHERE r.worker_id = k.id AND r.state = 2 LIMIT 1) IS NULL;

@@ -12,7 +12,7 @@ WITH b AS MATERIALIZED (
                   AS t(id, name, queue, priority, delay, run_at, timeout, deadline, dedup, version, partition,
                        codec, input, attributes)),
 k AS MATERIALIZED (
-    SELECT b.id, r.id AS holder FROM b JOIN everstep.run r ON r.queue = b.queue AND r.dedup = b.dedup
+    SELECT b.id, r.id AS holder FROM b JOIN everstep.run r ON r.queue = ANY (ARRAY[b.queue]) AND r.dedup = b.dedup
      WHERE b.dedup IS NOT NULL AND r.id <> b.id),
 e AS MATERIALIZED (
     SELECT k.id AS worker_id, t.current, t.ramping, t.percent FROM everstep.routing t
@@ -64,16 +64,16 @@ SELECT id, created FROM everstep.start_debounced(
 
 -- name: inputs
 -- What the given ids were started with, to tell a repeated start from another one's id.
-SELECT w.id, w.name, w.codec, w.input FROM unnest(%(ids)s::text[]) AS t(id) JOIN everstep.workflow w ON w.id = t.id;
+SELECT w.id, w.name, w.codec, w.input FROM unnest(%(ids)s::text[]) AS t(id) JOIN everstep.workflow w ON w.id = ANY (ARRAY[t.id]);
 
 -- name: outcomes
 -- Those of the given workflows that have finished. A join, because there may be thousands: a plan made while the table
 -- was small would hold each row against each id.
 SELECT w.id, w.name, w.status, w.codec, w.output, w.error
-  FROM unnest(%(ids)s::text[]) AS t(id) JOIN everstep.workflow w ON w.id = t.id WHERE w.status <> 0;
+  FROM unnest(%(ids)s::text[]) AS t(id) JOIN everstep.workflow w ON w.id = ANY (ARRAY[t.id]) WHERE w.status <> 0;
 
 -- name: known_ids
-SELECT w.id FROM unnest(%(ids)s::text[]) AS t(id) JOIN everstep.workflow w ON w.id = t.id;
+SELECT w.id FROM unnest(%(ids)s::text[]) AS t(id) JOIN everstep.workflow w ON w.id = ANY (ARRAY[t.id]);
 
 -- name: describe
 -- What a codec has made comes along; its first byte tells, which no JSON begins with. So does the whole error, for its
@@ -117,15 +117,15 @@ SELECT s.workflow_id, s.branch, s.seq, s.name, s.kind, s.status, s.attempts, s.d
 -- waited for may have made the workflow ready after this statement's time.
 WITH l AS MATERIALIZED (
     SELECT r.id, r.state, r.version, r.epoch, r.waiters, r.ready_at FROM everstep.run r
-     WHERE r.id = ANY (%(ids)s::text[]) ORDER BY r.id FOR UPDATE),
+     WHERE r.id = ANY (%(ids)s::text[]) ORDER BY r.id COLLATE "POSIX" FOR UPDATE),
 u AS (
-    UPDATE everstep.run r SET cancel = true FROM l WHERE r.id = l.id AND l.state = 2 RETURNING r.id),
+    UPDATE everstep.run r SET cancel = true FROM l WHERE r.id = ANY (ARRAY[l.id]) AND l.state = 2 RETURNING r.id),
 d AS (
-    DELETE FROM everstep.run r USING l WHERE r.id = l.id AND l.state <> 2 RETURNING r.id),
+    DELETE FROM everstep.run r USING l WHERE r.id = ANY (ARRAY[l.id]) AND l.state <> 2 RETURNING r.id),
 w AS (
     UPDATE everstep.workflow w SET status = 3, version = l.version,
            finished_at = greatest(everstep.clock(), l.ready_at), finished_epoch = l.epoch, error = %(error)s
-      FROM l JOIN d ON d.id = l.id WHERE w.id = d.id
+      FROM l JOIN d ON d.id = l.id WHERE w.id = ANY (ARRAY[d.id])
     RETURNING w.queue, w.name, extract(epoch FROM everstep.clock() - w.created_at)::float8 AS seconds),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
@@ -155,13 +155,13 @@ WITH o AS MATERIALIZED (
 w AS (
     UPDATE everstep.workflow w SET status = 0, version = NULL, output = NULL, error = NULL, finished_at = NULL,
            finished_by = NULL, finished_epoch = NULL
-      FROM o WHERE w.id = o.id),
-d AS (DELETE FROM everstep.checkpoint c USING o WHERE c.workflow_id = o.id),
-e AS (DELETE FROM everstep.event e USING o WHERE e.workflow_id = o.id),
-s AS (DELETE FROM everstep.stream s USING o WHERE s.workflow_id = o.id),
+      FROM o WHERE w.id = ANY (ARRAY[o.id])),
+d AS (DELETE FROM everstep.checkpoint c USING o WHERE c.workflow_id = ANY (ARRAY[o.id])),
+e AS (DELETE FROM everstep.event e USING o WHERE e.workflow_id = ANY (ARRAY[o.id])),
+s AS (DELETE FROM everstep.stream s USING o WHERE s.workflow_id = ANY (ARRAY[o.id])),
 t AS (
     UPDATE everstep.message m SET consumed_branch = NULL, consumed_seq = NULL
-      FROM o WHERE m.workflow_id = o.id AND m.consumed_seq IS NOT NULL),
+      FROM o WHERE m.workflow_id = ANY (ARRAY[o.id]) AND m.consumed_seq IS NOT NULL),
 r AS (
     INSERT INTO everstep.run (id, name, queue, partition, priority, state, ready_at, epoch)
     SELECT o.id, o.name, o.queue, %(partition)s, %(priority)s, 1, everstep.clock(), coalesce(o.finished_epoch, 0) + 1 FROM o),
