@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from everstep.branches import outside_workflow
 from everstep.context import Execution
@@ -17,16 +17,28 @@ T = TypeVar("T")
 _counting = threading.Lock()
 
 
-def wait_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
-    """Wait in this thread for a coroutine on a loop; its task is the engine's, not a branch of a workflow."""
-    future: concurrent.futures.Future[T] = outside_workflow(
-        lambda: asyncio.run_coroutine_threadsafe(coroutine, loop)
+def begin_on(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]
+) -> concurrent.futures.Future[T]:
+    """Begin a coroutine on a loop; its task is the engine's, not a branch of a workflow."""
+    return cast(
+        concurrent.futures.Future[T],
+        outside_workflow(lambda: asyncio.run_coroutine_threadsafe(coroutine, loop)),
     )
+
+
+def outcome_of(future: concurrent.futures.Future[T]) -> T:
+    """Wait in this thread for what was begun."""
     try:
         return future.result()
     except KeyboardInterrupt:
         future.cancel()
         raise
+
+
+def wait_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Wait in this thread for a coroutine on a loop."""
+    return outcome_of(begin_on(loop, coroutine))
 
 
 def on_loop(execution: Execution, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.database import Sql
+from support.waiting import eventually
 
 from everstep import App, Client, UsageError
 
@@ -37,3 +39,27 @@ async def test_a_client_that_was_never_opened_says_so(app: App, database: str) -
             async with asyncio.timeout(5):
                 await call
     await client.close()
+
+
+async def test_a_close_that_is_cancelled_closes_all_the_same(
+    app: App, database: str, sql: Sql
+) -> None:
+    """Cancelled once more in the middle of it, as by a second Ctrl-C."""
+
+    @app.workflow
+    async def work() -> None:
+        return None
+
+    client = Client(database)
+    await client.open()
+    await client.start(work)
+    async with client._notify_link._lock:  # its last hint is under way
+        closing = asyncio.ensure_future(client.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+    ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    await eventually(lambda: sql.one(ours) == 0)
+    with pytest.raises(UsageError, match="closed"):
+        await client.start(work)

@@ -107,13 +107,19 @@ class ClientBase:
 
     async def close(self) -> None:
         """End its connections. Whoever still waits for something of it gets a UsageError."""
-        await self._notifier.finish()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._refuse(UsageError("this client is closed: use it inside its `async with` block"))
-        for link in (self._start_link, self._ask_link, self._list_link, self._notify_link):
-            await link.close()
+        # To its end, also when who asks for it is cancelled: else loops and connections would stay.
+        await asyncio.shield(asyncio.ensure_future(self._close()))
+
+    async def _close(self) -> None:
+        try:
+            await self._notifier.finish()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._refuse(UsageError("this client is closed: use it inside its `async with` block"))
+            for link in (self._start_link, self._ask_link, self._list_link, self._notify_link):
+                await link.close()
 
     def _refuse(self, error: Exception | None) -> None:
         """From now on every call raises this: nobody would answer it. None: they are answered."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Self, TypeVar, Unpack, overload
@@ -19,7 +20,7 @@ from everstep.definitions import Workflow
 from everstep.durable.children import start_child
 from everstep.encoding import Codec
 from everstep.errors import UsageError
-from everstep.portal import on_loop, wait_on
+from everstep.portal import begin_on, on_loop, outcome_of
 from everstep.store.infos import StepInfo, WorkflowInfo
 from everstep.store.workflows import Filter
 
@@ -51,6 +52,7 @@ class Client(ClientMessages):
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
         self._client: asynchronous.Client | None = None
 
     @classmethod
@@ -77,7 +79,7 @@ class Client(ClientMessages):
         """Check the database and begin. `with` does this."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
-            target=self._loop.run_forever, name="everstep-client", daemon=True
+            target=_serve, args=(self._loop,), name="everstep-client", daemon=True
         )
         self._thread.start()
         try:
@@ -90,12 +92,15 @@ class Client(ClientMessages):
         """End its connections. Whoever still waits for something of it gets a UsageError."""
         if self._loop is None or self._thread is None:
             return
-        if self._client is not None:
-            self._wait(self._client.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._loop = self._thread = self._client = None
+        try:
+            if self._client is not None:
+                self._wait(self._client.close())
+        finally:
+            with self._lock:  # what was begun before comes to the loop before this
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._loop = self._client = None
+            self._thread.join()
+            self._thread = None
 
     @overload
     def start(self, workflow: Takes0[R], /, **options: Unpack[StartOptions]) -> Handle[R]: ...
@@ -194,9 +199,7 @@ class Client(ClientMessages):
     @property
     def _async(self) -> asynchronous.Client:
         if self._client is None:
-            raise UsageError(
-                "this client is not open. Use `with sync.Client.connect(url) as client`"
-            )
+            raise UsageError(_CLOSED)
         return self._client
 
     async def _open(self) -> asynchronous.Client:
@@ -206,10 +209,41 @@ class Client(ClientMessages):
         return client
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        with self._lock:
+            loop = self._loop
+            if loop is None or (wrong := self._wrong_place()):
+                coroutine.close()
+                raise UsageError(_CLOSED if loop is None else wrong)
+            future = begin_on(loop, coroutine)
+        try:
+            return outcome_of(future)
+        except concurrent.futures.CancelledError:
+            raise UsageError(_CLOSED) from None
+
+    def _wrong_place(self) -> str:
         branch = current_branch.get()
-        if self._loop is None or (branch is not None and not branch.execution.plain):
-            coroutine.close()
-            raise UsageError(
-                "sync.Client would block this async workflow. Use everstep.Client and await it"
+        if branch is not None and not branch.execution.plain:
+            return "sync.Client would block this async workflow. Use everstep.Client and await it"
+        if threading.current_thread() is self._thread:
+            return (
+                "sync.Client runs this in its own thread (progress=, the inputs of start_many, a codec), where waiting "
+                "for it would be for ever. Ask before or after that call, or use another client"
             )
-        return wait_on(self._loop, coroutine)
+        return ""
+
+
+_CLOSED = (
+    "this client is not open, or closed: use it inside `with sync.Client.connect(url) as client`"
+)
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a client's loop until it is stopped. Whoever waits for something then is told, rather than left to wait."""
+    try:
+        loop.run_forever()
+        while tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    finally:
+        loop.close()
