@@ -102,7 +102,7 @@ class App(Steps):
             workflow: Workflow[Any, Any] = (
                 function if isinstance(function, Workflow) else self.workflow(function)
             )
-            chosen = name or workflow.name
+            chosen = workflow.name if name is None else name
             self._still_open("schedule", chosen)
             if chosen in self.schedules:
                 raise UsageError(

@@ -91,8 +91,9 @@ class Arguments:
             if parameter.kind is not parameter.KEYWORD_ONLY:
                 self._positional.append(name)
             fields.append(_field(name, hints.get(name, Any), parameter.default))
-        self.names = [field[0] for field in fields]
-        self._keyword = [name for name in self.names if name not in self._positional]
+        names = [field[0] for field in fields]
+        self._keyword = [name for name in names if name not in self._positional]
+        self._parameters = ", ".join(names) or "nothing"
         self._struct = msgspec.defstruct(
             "input", fields, forbid_unknown_fields=True, kw_only=True, module=place
         )
@@ -104,7 +105,8 @@ class Arguments:
         """Bytes of a call's arguments. Raises PayloadError, or UsageError if the call does not fit."""
         if len(args) > len(self._positional):
             raise UsageError(
-                f"{self.place}: takes at most {len(self._positional)} arguments by position, got {len(args)}"
+                f"{self.place}: takes at most {len(self._positional)} arguments by position, got {len(args)}. "
+                f"It takes {self._parameters}"
             )
         given = dict(zip(self._positional, args, strict=False))
         if twice := given.keys() & kwargs.keys():
@@ -112,7 +114,7 @@ class Arguments:
         try:
             value = self._struct(**given, **kwargs)
         except TypeError as error:
-            raise UsageError(f"{self.place}: {error}") from None
+            raise UsageError(f"{self.place}: {error}. It takes {self._parameters}") from None
         body, decoded = self._payload.round_trip(value, limit)
         if not _equal(decoded, value) and not _same_json(
             msgspec.to_builtins(value, enc_hook=_to_json, builtin_types=_KEPT),
@@ -129,7 +131,7 @@ class Arguments:
             return self.decode(body)
         except PayloadError as error:
             raise PayloadError(
-                f"{error}. The function takes {', '.join(self.names) or 'nothing'}. Keep the parameters that "
+                f"{error}. The function takes {self._parameters}. Keep the parameters that "
                 f"older starts hand over, and give new ones a default; or start it with what it takes."
             ) from None
 

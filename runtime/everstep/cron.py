@@ -62,6 +62,10 @@ class Cron:
     timezone: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.timezone, str):
+            raise UsageError(
+                f"timezone= takes a name such as 'Europe/Paris', not {self.timezone!r}"
+            )
         _zone(self.timezone)
         try:
             CronSim(self.expression, _ANY_DAY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -45,6 +46,8 @@ class Retry:
             _check_errors(getattr(self, what), what)
         if self.retry_if is not None and not callable(self.retry_if):
             raise UsageError(f"retry_if takes a function of the error, not {self.retry_if!r}")
+        if inspect.iscoroutinefunction(self.retry_if):
+            raise UsageError("retry_if takes a plain function: write it without `async`")
 
     def delay_after(self, attempt: int, error: Exception, chance: float) -> float | None:
         """Seconds to wait after failed attempt number `attempt` (from 1), or None to give up.

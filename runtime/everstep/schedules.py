@@ -49,8 +49,8 @@ class CatchUp:
     @staticmethod
     def all(most: int) -> CatchUp:
         """Every missed tick, but not more than the newest `most`."""
-        if not 1 <= most <= MOST_CAUGHT_UP:
-            raise UsageError(f"CatchUp.all takes 1 to {MOST_CAUGHT_UP:,} ticks, not {most}")
+        if not isinstance(most, int) or not 1 <= most <= MOST_CAUGHT_UP:
+            raise UsageError(f"CatchUp.all takes 1 to {MOST_CAUGHT_UP:,} ticks, not {most!r}")
         return CatchUp("all", most)
 
     @staticmethod
@@ -89,7 +89,8 @@ class Schedule:
     overlap: Overlap = Overlap.ALLOW
 
     def __post_init__(self) -> None:
-        if not _NAME.match(self.name) or not self.name.isprintable():
+        good = isinstance(self.name, str) and _NAME.match(self.name) and self.name.isprintable()
+        if not good:
             raise UsageError(f"a schedule has a printable name without a colon, not {self.name!r}")
         if len(self.name.encode()) > 200:
             raise UsageError(f"a schedule's name has at most 200 bytes: {self.name!r}")
@@ -128,6 +129,12 @@ def make_schedule(
     made = make_timing(*timing)
     if isinstance(made, Every) and timing[2] != "UTC":
         raise UsageError(f"schedule {name}: an interval counts instants, so it has no time zone")
+    check_policies(name, catch_up, overlap)
+    return Schedule(name, workflow, queue, made, catch_up, Overlap(overlap))
+
+
+def check_policies(name: str, catch_up: object, overlap: object) -> None:
+    """Raises UsageError if one of them is none."""
     if not isinstance(catch_up, CatchUp):
         raise UsageError(
             f"schedule {name}: catch_up= is CatchUp.SKIP, CatchUp.LATEST or CatchUp.all(n), not {catch_up!r}"
@@ -135,7 +142,6 @@ def make_schedule(
     if overlap not in set(Overlap):
         policies = ", ".join(f"Overlap.{each.name}" for each in Overlap)
         raise UsageError(f"schedule {name}: overlap= is one of {policies}, not {overlap!r}")
-    return Schedule(name, workflow, queue, made, catch_up, Overlap(overlap))
 
 
 @dataclass(frozen=True, slots=True)

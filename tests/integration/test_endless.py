@@ -224,8 +224,8 @@ async def test_where_it_cannot_continue_it_says_why(
         "step": "works inside a workflow function; this code runs in a step",
         "task": "in a task that it made",
         "running": "with 1 of the workflow's tasks still running",
-        "arguments": "takes at most 1 arguments by position, got 2",
-        "missing": "Missing required argument 'how'",
+        "arguments": "takes at most 1 arguments by position, got 2. It takes how",
+        "missing": "Missing required argument 'how'. It takes how",
         "type": "does not fit its annotation",
     }
     for how, words in said.items():

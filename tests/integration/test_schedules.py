@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -555,6 +555,30 @@ async def test_a_queue_that_nobody_has_heard_of_is_refused(clock, scheduler, cli
     await settle(scheduler(hourly()))
     with pytest.raises(UsageError, match="no queue named 'nowhere'"):
         await client.schedules.set("hourly", queue="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"catch_up": "all"}, r"hourly: catch_up= is .*CatchUp\.all\(n\), not 'all'"),
+        ({"overlap": "some"}, r"hourly: overlap= is one of .*, not 'some'"),
+        ({"timezone": UTC}, "timezone= takes a name such as"),
+    ],
+)
+async def test_a_change_that_makes_no_sense_is_refused(
+    clock, scheduler, client, sql, changes, says
+):
+    await settle(scheduler(hourly()))
+    with pytest.raises(UsageError, match=says):
+        await client.schedules.set("hourly", cron="0 * * * *", **changes)
+    (row,) = await client.schedules.list()
+    assert not row.edited
+
+
+async def test_a_backfill_takes_datetimes(clock, scheduler, client, sql):
+    await settle(scheduler(hourly()))
+    with pytest.raises(UsageError, match="takes datetimes, not '2026-05-01'"):
+        await client.schedules.backfill("hourly", "2026-05-01", NOON)
 
 
 # -- fsck ----------------------------------------------------------------------------------------

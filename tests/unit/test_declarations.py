@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from everstep import App, Database, Isolation, Overlap, Rate, UsageError
+from everstep import App, CatchUp, Database, Isolation, Overlap, Rate, UsageError
 
 
 async def at(tick: datetime) -> None: ...
@@ -21,6 +21,8 @@ SCHEDULES: list[tuple[dict[str, Any], str]] = [
     ({"every": timedelta(minutes=1), "catch_up": "some"}, r"CatchUp\.all\(n\), not 'some'"),
     ({"every": timedelta(minutes=1), "catch_up": "latest"}, r"CatchUp\.LATEST"),
     ({"every": timedelta(minutes=1), "overlap": "nope"}, r"Overlap\.CANCEL_PREVIOUS, not 'nope'"),
+    ({"every": timedelta(minutes=1), "name": ""}, "printable name without a colon, not ''"),
+    ({"every": timedelta(minutes=1), "name": 4}, "printable name without a colon, not 4"),
 ]
 
 
@@ -36,6 +38,8 @@ def test_a_schedule_says_when():
         app.schedule(at)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="a text such as '0 7"):
         app.schedule(5)(at)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="a name such as 'Europe/Paris', not datetime"):
+        App("test").schedule("0 7 * * *", timezone=UTC)(at)  # type: ignore[arg-type]
 
 
 def test_an_overlap_may_be_its_word():
@@ -64,6 +68,8 @@ def test_a_transaction_that_makes_sense():
 def test_other_values_of_the_wrong_type():
     with pytest.raises(UsageError, match="a rate is per a timedelta"):
         Rate(5, per=1)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="1 to 10,000 ticks, not '3'"):
+        CatchUp.all("3")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="non-empty name, not 3"):
         App(3)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="bytes, not '1MB'"):

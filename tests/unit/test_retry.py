@@ -58,6 +58,10 @@ def test_a_predicate_chooses_among_the_errors_that_may_be_tried_again():
     assert busy.delay_after(1, ValueError(), 0) is None  # and is not asked about others
 
 
+async def nobody_awaits(error: Exception) -> bool:
+    return False
+
+
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
@@ -74,6 +78,7 @@ def test_a_predicate_chooses_among_the_errors_that_may_be_tried_again():
         ({"retry_on": ("ValueError",)}, "retry_on is a tuple of exception classes"),
         ({"give_up_on": [OSError]}, "give_up_on is a tuple of exception classes"),
         ({"retry_if": 3}, "retry_if takes a function"),
+        ({"retry_if": nobody_awaits}, "retry_if takes a plain function"),
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(wrong, why):

@@ -107,7 +107,7 @@ def set_(
     schema: str | None,
 ) -> None:
     """Change a schedule, until the code declares something else. `everstep schedule reset` takes it back."""
-    if not any((cron, every, timezone, catch_up, overlap, queue)):
+    if all(given is None for given in (cron, every, timezone, catch_up, overlap, queue)):
         raise UsageError("nothing to change: say what, for example --cron '0 8 * * *'")
     interval = None if every is None else duration(every)
     policy = None if catch_up is None else CatchUp.parse(catch_up)

@@ -15,7 +15,7 @@ from everstep.cron import Cron, Every, Timing, make_timing, ticks
 from everstep.encoding import Encoding
 from everstep.errors import UsageError
 from everstep.ids import new_id
-from everstep.schedules import CatchUp, Overlap, tick_id, tick_input
+from everstep.schedules import CatchUp, Overlap, check_policies, tick_id, tick_input
 from everstep.store.connection import Connection, Link
 from everstep.store.queues import Queues
 from everstep.store.schedules import ScheduleInfo, ScheduleRow, Schedules
@@ -75,6 +75,9 @@ class Timetable:
         """Change what is given, until the code declares something else. Every worker follows within a second."""
         if unknown := changes.keys() - Changes.__annotations__.keys():
             raise UsageError(f"a schedule has no {', '.join(sorted(unknown))} to change")
+        check_policies(
+            name, changes.get("catch_up") or CatchUp.SKIP, changes.get("overlap") or Overlap.ALLOW
+        )
         queue = changes.get("queue")
         if queue is not None:
             await self._check_queue(queue)
@@ -108,6 +111,9 @@ class Timetable:
         They are started all at once, whatever the policy on overlap: their queue decides how many run. Without
         a time zone, `start` and `end` are in the schedule's.
         """
+        for moment in (start, end):
+            if not isinstance(moment, datetime):
+                raise UsageError(f"a backfill takes datetimes, not {moment!r}")
         batches: list[list[str]] = []
         counted = 0
 
