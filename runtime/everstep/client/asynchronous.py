@@ -80,9 +80,9 @@ class Client(ClientStarts, ClientMessages):
         ids = [workflow_id]
         if children:
             ids += await self._ask_link.retry(lambda c: self._workflows.descendants(c, workflow_id))
-        done = await self._ask_link.retry(lambda c: self._workflows.cancel(c, ids, error))
+        done = await self._lock_link.retry(lambda c: self._workflows.cancel(c, ids, error))
         if done.wakes:
-            await self._ask_link.retry(lambda c: self._messages.wake(c, sorted(done.wakes)))
+            await self._lock_link.retry(lambda c: self._messages.wake(c, sorted(done.wakes)))
             self._notifier.hint(Channel.READY)
         if done.cancelled:
             self._notifier.hint(Channel.DONE)

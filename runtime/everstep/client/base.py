@@ -52,6 +52,9 @@ class ClientBase:
         self._ask_link = Link(url, "everstep client", by_index=True)
         # A list reads whole tables. Opened by the first.
         self._list_link = Link(url, "everstep client")
+        # For what waits for locks: whoever holds one may need an answer of this client before letting go.
+        self._lock_link = Link(url, "everstep client", by_index=True)
+        self._links = (self._start_link, self._ask_link, self._list_link, self._lock_link)
         self._notify_link = Link(url, "everstep notify")
         self._workflows = Workflows(schema)
         self._messages = Messages(schema, self.encoding)
@@ -118,14 +121,13 @@ class ClientBase:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             self._refuse(UsageError("this client is closed: use it inside its `async with` block"))
-            for link in (self._start_link, self._ask_link, self._list_link, self._notify_link):
+            for link in (*self._links, self._notify_link):
                 await link.close()
 
     def _refuse(self, error: Exception | None) -> None:
         """From now on every call raises this: nobody would answer it. None: they are answered."""
         groups = (self._starter, self._sender)
-        links = (self._start_link, self._ask_link, self._list_link)
-        for part in (*groups, self.outcomes, *links):
+        for part in (*groups, self.outcomes, *self._links):
             part.refuse(error)
 
     async def check_known(self, workflow_id: str) -> None:

@@ -127,7 +127,7 @@ class ClientStarts(ClientBase):
             id_, created = await self._workflows.debounce_within(connection, start)
             return self._handle_of(id_, payload, created=created)
         try:
-            id_, created = await self._ask_link.retry(
+            id_, created = await self._lock_link.retry(
                 lambda c: self._workflows.start_debounced(c, start)
             )
         except RowRejected as error:
