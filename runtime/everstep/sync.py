@@ -157,7 +157,8 @@ def start(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Chi
 
 def wait_first(handles: Sequence[ChildHandle[R] | Handle[R]]) -> ChildHandle[R] | Handle[R]:
     """The first of some workflows to finish, however it ended; a replay gives the same one."""
-    first = waited(together.wait_first, [handle._inner for handle in handles])  # noqa: SLF001
+    inner: list[Any] = [getattr(handle, "_inner", handle) for handle in handles]
+    first = waited(together.wait_first, inner)
     return next(handle for handle in handles if handle.id == first.id)
 
 

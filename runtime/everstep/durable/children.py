@@ -53,11 +53,11 @@ async def _start_child(
         return str(msgspec.json.decode(row.output)["id"])
     execution.check()
     chosen: StartOptions = {**options, "id": options.get("id") or child_id(execution.id, position)}
+    start = make_start(workflow.name, body, workflow.queue, chosen)
     if execution.deadline is not None:
         # Inherited as an instant: a child has no more time than its parent.
-        mine = options.get("deadline")
-        chosen["deadline"] = execution.deadline if mine is None else min(mine, execution.deadline)
-    start = make_start(workflow.name, body, workflow.queue, chosen)
+        earlier = min(start.deadline or execution.deadline, execution.deadline)
+        start = msgspec.structs.replace(start, deadline=earlier)
     output = msgspec.json.encode({"id": start.id})
     row = plain_row(position, CheckpointKind.CHILD, workflow.name, output=output, target=start.id)
     execution.record(row, start)
