@@ -21,6 +21,16 @@ _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,40}\Z")
 _VERSION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?\Z")
 
 
+def checked_version(version: str) -> str:
+    """The version, if a worker may have it. Raises UsageError."""
+    if not _VERSION.match(version):
+        raise UsageError(
+            f"version {version!r}: letters, digits, dots, dashes and underscores, at most 64, "
+            f"beginning and ending with a letter or digit"
+        )
+    return version
+
+
 def checked_schema(name: str) -> str:
     """The schema's name, if it is one that needs no thought about quoting. Raises UsageError."""
     if not _SCHEMA.match(name):
@@ -56,11 +66,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         checked_schema(self.schema)
-        if not _VERSION.match(self.version):
-            raise UsageError(
-                f"version {self.version!r}: letters, digits, dots, dashes and underscores, at most 64, "
-                f"beginning and ending with a letter or digit"
-            )
+        checked_version(self.version)
         if min(self.concurrency, self.threads, self.transactions) < 1:
             raise UsageError("concurrency, threads and transactions are at least 1")
         if self.lease_ttl <= 0 or self.grace < 0:

@@ -327,6 +327,10 @@ def test_a_version_is_promoted_only_if_somebody_runs_it(run: Everstep, working, 
     assert (row["version"], row["state"], row["workers"]) == ("unversioned", "current", 1)
     assert_told(run("version", "promote", "v2"), 2, "no live worker runs version 'v2'")
     assert sql.one("SELECT current FROM everstep.routing") == "unversioned"
+    for nobodys in ("", "v 2", "v" * 65):
+        said = run("version", "promote", nobodys, "--force")
+        assert_told(said, 2, f"version {nobodys!r}: letters, digits")
+    assert sql.one("SELECT current FROM everstep.routing") == "unversioned"
     assert run("version", "promote", "v2", "--force").code == 0
     assert sql.one("SELECT current FROM everstep.routing") == "v2"
     assert run("version", "promote", "unversioned").code == 0

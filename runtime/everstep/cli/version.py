@@ -9,6 +9,7 @@ from everstep.cli.output import print_rows
 from everstep.cli.session import with_connection
 from everstep.cli.teaching import TaughtGroup
 from everstep.errors import UsageError
+from everstep.settings import checked_version
 from everstep.store.connection import Connection
 from everstep.store.control import Control, VersionInfo
 
@@ -48,6 +49,7 @@ def list_(*, url: str | None, schema: str | None, style: str) -> None:
 @options.database
 def promote(*, version: str, force: bool, url: str | None, schema: str | None) -> None:
     """Route every workflow that has not begun to VERSION. The former one drains."""
+    checked_version(version)
 
     async def change(connection: Connection, schema: str) -> list[VersionInfo]:
         control = Control(schema)
