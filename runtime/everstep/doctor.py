@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from everstep.errors import SchemaError
+from everstep.errors import DatabaseRefusedError, SchemaError
 from everstep.migrations.known import newest_known
 from everstep.settings import Settings
 from everstep.store.checks import check_schema
@@ -51,6 +51,10 @@ async def examine(settings: Settings, *, since: timedelta | None = None) -> list
     grace = settings.lease_ttl * 4 / 3 + 1
     try:
         found = await link.first(lambda c: _examine(c, settings.schema, grace))
+    except DatabaseRefusedError as error:
+        if error.sqlstate != "42501":
+            raise
+        found = _privileges({"all": str(error).partition(": the role lacks")[0]})
     finally:
         await link.close()
     if not any(finding.check in ("schema", "privileges") for finding in found):

@@ -114,7 +114,7 @@ def test_a_login_that_may_not_create_is_told(run: Everstep, files: Path, empty_d
         connection.execute("CREATE ROLE climigrate LOGIN")
     try:
         url = empty_database.replace("postgres@", "climigrate@")
-        assert_told(run("migrate", "--database", url), 5, "permission denied", "42501")
+        assert_told(run("migrate", "--database", url), 5, "permission denied", "42501", "GRANT")
     finally:
         with psycopg.connect(empty_database, autocommit=True) as connection:
             connection.execute("DROP ROLE climigrate")

@@ -151,6 +151,17 @@ async def test_statements_the_role_may_not_run_are_named(database: str, sql: Sql
         sql("DROP ROLE doctor_weak")
 
 
+async def test_a_role_that_may_not_even_look_is_told_so(database: str, sql: Sql):
+    sql("CREATE ROLE doctor_stranger LOGIN")
+    try:
+        (finding,) = await findings(database.replace("postgres@", "doctor_stranger@"))
+        assert (finding.check, finding.severity) == ("privileges", Severity.ERROR)
+        assert "permission denied for schema everstep" in finding.what
+        assert "GRANT" in finding.remedy
+    finally:
+        sql("DROP ROLE doctor_stranger")
+
+
 async def test_a_dead_worker_that_nobody_rescues_from_is_an_error(
     database: str, sql: Sql, client: Client
 ):

@@ -117,3 +117,17 @@ def test_a_server_that_is_not_there_is_named(project: Path) -> None:
     assert "cannot connect to Postgres at 127.0.0.1:1/postgres as tester" in ran.stdout
     assert "secret" not in ran.stdout
     assert "2 errors" in ran.stdout
+
+
+def test_a_role_that_may_not_make_databases_is_told_what_it_needs(
+    project: Path, postgres: Server, empty_database: str
+) -> None:
+    with contextlib.closing(Sql(empty_database)) as sql:
+        sql("CREATE ROLE stage_weak LOGIN")
+        try:
+            ran = run_tests(project, "", postgres.tcp_url().replace("postgres@", "stage_weak@"))
+        finally:
+            sql("DROP ROLE stage_weak")
+    assert "ALTER ROLE stage_weak CREATEDB" in ran.stdout, ran.stdout
+    assert "Traceback" not in ran.stdout
+    assert "psycopg" not in ran.stdout

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import click
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_LONGEST = timedelta(days=36_600)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\Z")
 
 
@@ -16,10 +17,10 @@ def duration(text: str) -> timedelta:
     found = _DURATION.match(text.strip())
     if found is None:
         raise click.BadParameter(f"{text!r} is not a duration: write 30, 45s, 5m, 2h or 3d")
-    try:
-        return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
-    except OverflowError:
-        raise click.BadParameter(f"{text!r} is longer than anything lasts") from None
+    seconds = float(found[1]) * _UNITS[found[2]]
+    if seconds > _LONGEST.total_seconds():
+        raise click.BadParameter(f"{text!r} is longer than anything lasts: at most 36600d")
+    return timedelta(seconds=seconds)
 
 
 def instant(text: str) -> datetime:

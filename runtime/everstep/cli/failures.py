@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -44,6 +45,8 @@ class ImportFailedError(UsageError):
 
 
 _SENTENCE = re.compile(r"(?<=[.?!…)])\s+(?=[A-Z`])")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RAW_BYTE = re.compile("[\udc80-\udcff]")  # as Python keeps bytes of arguments that are no text
 _PASSWORD = re.compile(
     # In a URI (not the word "password" of an example), and as a keyword of a connection string.
     r"(?<=://)([^:/@\s]*):(?!password@)\S*@|(\bpassword\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)",
@@ -66,15 +69,24 @@ def report(error: BaseException, called: str = "everstep") -> int:
         case click.Abort() | KeyboardInterrupt():
             return 130
         case BrokenPipeError():
-            # Whoever read the output has seen enough; nothing may be written at exit either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            # Whoever read the output has seen enough.
+            _write_no_more()
             return ExitCode.SUCCESS
         case _:
             return _report_own(error, called)
 
 
+def _write_no_more() -> None:
+    """Nothing may be written at exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def _report_own(error: BaseException, called: str) -> int:
     code = exit_code(error)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        _write_no_more()
+        _say(f"cannot write: {error.strerror}", "Make room where the output goes.")
+        return code
     if code is ExitCode.FAULT:
         sys.stderr.write(printable("".join(traceback.format_exception(error))))
         _say(
@@ -96,6 +108,8 @@ def exit_code(error: BaseException) -> ExitCode:
     match error:
         case UsageError():
             return ExitCode.WRONG_CALL
+        case UnicodeEncodeError() if _RAW_BYTE.search(error.object):
+            return ExitCode.WRONG_CALL
         case DatabaseUnreachableError() | DatabaseRefusedError():
             return ExitCode.NO_DATABASE
         case SchemaError():
@@ -112,6 +126,8 @@ def exit_code(error: BaseException) -> ExitCode:
 
 def what_and_remedy(error: BaseException) -> tuple[str, str]:
     """An error's message in two lines: errors end with a sentence that says what to do."""
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object!r} is not UTF-8", "Write it as UTF-8: the database takes no other."
     text = printable(str(error))
     if isinstance(error, MigrationError):
         return _located(error.report), error.report.get("remedy", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -65,6 +66,9 @@ def everstep() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: run a command and exit with the code of docs/reference/contract.md."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stderr is None:
+        # It was closed by whoever called; the exit code says it all the same.
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     out = sys.stdout
     try:
         code = everstep.main(args=given, prog_name="everstep", standalone_mode=False)

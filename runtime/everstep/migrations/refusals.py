@@ -6,6 +6,9 @@ from everstep.errors import MigrationError
 
 
 def failed(file: str, statement: int, sqlstate: str, said: str) -> MigrationError:
+    cure = f"Put statement {statement} right and migrate again."
+    if sqlstate == "42501":
+        cure = "GRANT what is missing to this role (for a new schema: CREATE on the database), and migrate again."
     return MigrationError(
         {
             "code": "MigrationFailed",
@@ -13,8 +16,7 @@ def failed(file: str, statement: int, sqlstate: str, said: str) -> MigrationErro
             "statement": statement,
             "sqlstate": sqlstate,
             "message": " ".join(said.split())[:500],
-            "remedy": f"Nothing of {file} was kept if it is transactional. Put statement {statement} right "
-            f"and migrate again.",
+            "remedy": f"Nothing of {file} was kept if it is transactional. {cure}",
         }
     )
 

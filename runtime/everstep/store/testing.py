@@ -8,8 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
-from psycopg import conninfo, sql
+from psycopg import conninfo, errors, sql
 
+from everstep.errors import DatabaseRefusedError
 from everstep.migrations.migrate import migrate, open_connection
 from everstep.store.arrays import Texts
 from everstep.store.connection import Connection
@@ -35,8 +36,15 @@ class Databases:
 
     def make(self, name: str, template: str | None = None) -> None:
         like = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
+        query = sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(name), like)
         with open_connection(self._url) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(name), like))
+            try:
+                connection.execute(query)
+            except errors.InsufficientPrivilege as error:
+                raise DatabaseRefusedError(
+                    f"{error.diag.message_primary}. Allow it: ALTER ROLE {connection.info.user} CREATEDB",
+                    error.sqlstate,
+                ) from None
 
     def drop(self, name: str) -> None:
         """Drop a database if it is there, whoever is still connected."""

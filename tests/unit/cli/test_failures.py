@@ -138,3 +138,38 @@ def test_an_instant_without_offset_is_shown_with_one():
         instant("2027-01-01")
     assert "write 2027-01-01T00:00Z, or" in refused.value.message
     assert instant("2027-01-01T00:00Z").tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    "words", ["workflow list --since 99999999d", "doctor --since 99999999999d"]
+)
+def test_what_is_longer_than_the_calendar_is_a_wrong_call(words: str, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*words.split(), "--database", "postgresql://127.0.0.1:1/x"])
+    assert (ended.value.code, "longer than anything lasts" in capsys.readouterr().err) == (2, True)
+
+
+def test_bytes_that_are_no_text_are_a_wrong_call(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["workflow", "send", "id", "topic", '"\udcff"'])
+    err = capsys.readouterr().err
+    assert (ended.value.code, "Traceback" in err) == (2, False)
+    assert "is not UTF-8" in err
+
+
+def everstep(words: str, ending: str) -> subprocess.CompletedProcess[str]:
+    """The command in a shell, which opens or closes its outputs."""
+    command = f"exec {sys.executable} -m everstep.cli.main {words} {ending}"
+    return subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk")  # noqa: PTH110
+def test_a_full_disk_is_no_fault_of_everstep():
+    ran = everstep("--help", ">/dev/full")
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
+    assert "No space left" in ran.stderr
+
+
+def test_the_exit_code_holds_where_nobody_listens():
+    assert everstep("workflow list --database nonsense", "2>&-").returncode == 2
