@@ -72,8 +72,11 @@ def report(error: BaseException, called: str = "everstep") -> int:
             # Whoever read the output has seen enough.
             _write_no_more()
             return ExitCode.SUCCESS
-        case _:
-            return _report_own(error, called)
+        case UnicodeEncodeError() if _RAW_BYTE.search(error.object):
+            error = UsageError(
+                f"{error.object!r} is not UTF-8. Write it as UTF-8: nothing else is stored."
+            )
+    return _report_own(error, called)
 
 
 def _write_no_more() -> None:
@@ -108,8 +111,6 @@ def exit_code(error: BaseException) -> ExitCode:
     match error:
         case UsageError():
             return ExitCode.WRONG_CALL
-        case UnicodeEncodeError() if _RAW_BYTE.search(error.object):
-            return ExitCode.WRONG_CALL
         case DatabaseUnreachableError() | DatabaseRefusedError():
             return ExitCode.NO_DATABASE
         case SchemaError():
@@ -126,8 +127,6 @@ def exit_code(error: BaseException) -> ExitCode:
 
 def what_and_remedy(error: BaseException) -> tuple[str, str]:
     """An error's message in two lines: errors end with a sentence that says what to do."""
-    if isinstance(error, UnicodeEncodeError):
-        return f"{error.object!r} is not UTF-8", "Write it as UTF-8: the database takes no other."
     text = printable(str(error))
     if isinstance(error, MigrationError):
         return _located(error.report), error.report.get("remedy", "")
