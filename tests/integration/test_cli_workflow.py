@@ -292,6 +292,14 @@ def test_how_a_workflow_ends_is_the_exit_code(run: Everstep, working):
     assert run("workflow", "cancel", "s").out == "s had finished already\n"
 
 
+def test_an_id_that_is_none_stands_in_no_other_ones_way(run: Everstep):
+    for id_ in ("one", "two"):
+        assert run("workflow", "start", "--name", "later", "--id", id_).code == 0
+    said = run("workflow", "cancel", "one", "nobody", "two", "nothing")
+    assert said.out == "one is cancelled\ntwo is cancelled\n"
+    assert (said.code, "with id 'nobody', 'nothing'" in said.err) == (2, True)
+
+
 def test_lists_are_filtered_and_printed_as_asked(run: Everstep):
     for n in range(3):
         run("workflow", "start", "--name", "a", "--input", f'{{"n": {n}}}', "--id", f"a{n}")

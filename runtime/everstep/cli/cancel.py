@@ -14,7 +14,7 @@ from everstep.cli.choosing import chosen_by, filter_of
 from everstep.cli.session import with_client
 from everstep.cli.teaching import Taught
 from everstep.client.asynchronous import Client
-from everstep.errors import UsageError
+from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.store.infos import Status
 from everstep.store.workflows import Filter
 
@@ -58,9 +58,17 @@ def command(
         return
 
     async def ask(client: Client) -> None:
+        unknown: list[str] = []
         for id_ in workflow_ids:
-            told = await client.cancel(id_, children=children)
+            try:
+                told = await client.cancel(id_, children=children)
+            except UnknownWorkflowError:
+                # The others are to stop all the same.
+                unknown.append(repr(id_))
+                continue
             click.echo(f"{id_} {'is cancelled' if told else 'had finished already'}")
+        if unknown:
+            raise UnknownWorkflowError(f"there is no workflow with id {', '.join(unknown)}")
 
     with_client(url, schema, ask)
 
