@@ -28,6 +28,7 @@ class Outcomes:
         self._arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._closed: Exception | None = None
+        self._pause = POLL_SECONDS[0]
 
     async def wait(self, workflow_id: str, *, look_now: bool = True) -> Outcome:
         """The outcome, as soon as there is one. Wrap in asyncio.timeout to wait no longer than that."""
@@ -36,6 +37,10 @@ class Outcomes:
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._waiters[workflow_id].append(future)
         self._wake.set()
+        if self._pause > POLL_SECONDS[0]:
+            # It has grown for those that last; where nobody hints, this one would wait as long.
+            self._pause = POLL_SECONDS[0]
+            self._hurry.set()
         if look_now:
             self._new.append(workflow_id)
             self._arrived.set()
@@ -89,24 +94,23 @@ class Outcomes:
     async def _poll(self) -> None:
         """About all that somebody waits for: ever more slowly, at once after a hint."""
         low, high = POLL_SECONDS
-        pause = low
         while True:
             await self._wake.wait()
             if not self._waiters:
                 self._wake.clear()
-                pause = low
+                self._pause = low
                 continue
             try:
-                async with asyncio.timeout(random.uniform(0.5, 1.0) * pause):  # noqa: S311
+                async with asyncio.timeout(random.uniform(0.5, 1.0) * self._pause):  # noqa: S311
                     await self._hurry.wait()
             except TimeoutError:
-                pause = min(pause * 1.5, high)
+                self._pause = min(self._pause * 1.5, high)
             else:
                 self._hurry.clear()
             began = time.perf_counter()
             ids = list(self._waiters)[:MAX_IDS]
             if await self._ask(ids):
-                pause = low
+                self._pause = low
             self._put_last(ids)
             # However many wait and however often they are hurried: one part asking, nine parts pause. With a
             # limit: an event loop blocked meanwhile makes the question look long.
