@@ -199,3 +199,28 @@ async def test_nor_does_a_client_that_was_there_early(early, client):
     for name, call in asked.items():
         read[name] = await client._ask_link.call(lambda c, call=call: read_by(c, call))
     assert {name: rows for name, rows in read.items() if rows > ENOUGH} == {}
+
+
+MANY = 60_000
+
+WORKFLOWS_OF_LONG = """
+INSERT INTO everstep.workflow (id, name, queue, codec, input, created_at)
+SELECT 'long' || i, 'w', 'default', 1, '{}', now() FROM generate_series(1, %(count)s) i"""
+
+LONG = """
+INSERT INTO everstep.run (id, name, queue, state, ready_at)
+SELECT 'long' || i, 'w', (ARRAY['default', 'default', 'narrow', 'other'])[i %% 4 + 1], 1,
+       now() - interval '1 hour' + i * interval '1 ms' FROM generate_series(1, %(count)s) i"""
+
+
+@pytest.mark.slow
+@pytest.mark.no_fsck
+async def test_a_claim_sorts_no_long_queue(early, database: str):
+    """Where statistics are good, too: the plan is for a limit that it does not know."""
+    early(WORKFLOWS_OF_LONG, {"count": MANY})
+    early(LONG, {"count": MANY})
+    early("VACUUM ANALYZE everstep.run")
+    async with await connect(database, "claims", by_index=True) as connection:
+        for name in ("claim", "claim limited"):
+            read = await read_by(connection, statements()[name])
+            assert (name, read < ENOUGH) == (name, True), read

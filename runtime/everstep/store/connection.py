@@ -103,12 +103,12 @@ async def _furnish(connection: Connection, time_limit: float | None, *, by_index
         # next time.
         return
     connection.prepare_threshold = 0
-    # The statements are few and large: planning one anew takes longer than running it, and compiling it a
-    # hundred times as long. Postgres compiles what looks dear, as all does that reads a table with seqscan off.
+    # Few and large: planning one anew takes longer than running it, compiling it a hundred times as long. Postgres
+    # compiles what looks dear, as all does that reads a table with seqscan off.
     settings = ["plan_cache_mode = force_generic_plan", "jit = off"]
     if by_index:
-        # Planned once, perhaps while the tables are empty, they would go on reading them whole when they are not.
-        settings.append("enable_seqscan = off")
+        # Planned once, perhaps while tables are empty. A bitmap has no order: a claim would sort all that is ready.
+        settings += ["enable_seqscan = off", "enable_bitmapscan = off"]
     if time_limit is not None:
         settings.append(f"statement_timeout = {round(time_limit * 1000)}")
     statement = "; ".join(f"SET {setting}" for setting in settings)
