@@ -208,3 +208,16 @@ async def test_a_limit_within_one_that_ran_out_does_not_run_out_itself(app, clie
         return said
 
     assert await replayed_an_hour_later(flow, client, worker, sql) == ["outer"]
+
+
+async def test_a_wait_that_is_cancelled_before_it_begins_is_no_warning(app, client, worker):
+    """pytest makes an error of "coroutine … was never awaited", which users would find in their logs."""
+
+    @app.workflow
+    async def flow() -> None:
+        for wait in (everstep.recv("a"), everstep.get_event("b", "c")):
+            asyncio.create_task(wait).cancel()
+        await asyncio.sleep(0)
+
+    await worker()
+    await (await client.start(flow)).result(6)

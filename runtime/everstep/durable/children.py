@@ -89,8 +89,11 @@ def result_in_workflow(
 ) -> Coroutine[object, None, Any]:
     """Another workflow's result, recorded where it was awaited. Raises its error, on every replay the same."""
     checked(workflow_id, "a workflow id")
-    waiting = _result(execution, position, workflow_id, payload)
-    return stoppable(execution, (position, CheckpointKind.RESULT, workflow_id), waiting)
+
+    def wait() -> Coroutine[object, None, Any]:
+        return _result(execution, position, workflow_id, payload)
+
+    return stoppable(execution, (position, CheckpointKind.RESULT, workflow_id), wait)
 
 
 async def _result(

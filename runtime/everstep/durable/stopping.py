@@ -7,7 +7,7 @@ stopped as it was before. (When the workflow as a whole is stopped, nothing is r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
 from everstep.codec import JSON
@@ -42,18 +42,19 @@ async def be_stopped(execution: Execution) -> NoReturn:
 async def stoppable(
     execution: Execution,
     place: tuple[tuple[str, int], CheckpointKind, str],
-    waiting: Coroutine[Any, Any, T],
+    wait: Callable[[], Coroutine[Any, Any, T]],
 ) -> T:
-    """A wait whose outcome is recorded at a place: position, kind and name."""
+    """A wait whose outcome is recorded at a place: position, kind and name.
+
+    `wait` makes its coroutine when it begins: Python would warn of one that nobody awaited.
+    """
     position, kind, name = place
     try:
         if was_stopped(execution.recorded(position, kind, name)):
             await be_stopped(execution)
-        return await waiting
+        return await wait()
     except asyncio.CancelledError:
         if stops_itself(execution) and position not in execution.log:
             error = STOPPED.encode()
             execution.record(Checkpoint(*position, kind, name, 1, JSON, None, error))
         raise
-    finally:
-        waiting.close()  # where it has not begun: Python would warn of a coroutine that nobody awaited

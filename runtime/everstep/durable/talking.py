@@ -70,8 +70,11 @@ def recv(
     payload: Payload[Any] = Payload(as_type, f"message of topic {topic!r}")
     timer = None if timeout is None else (branch.next_position(), seconds_of(timeout, "a timeout"))
     position = branch.next_position()
-    waiting = _recv(branch, position, topic, timer, payload)
-    return stoppable(branch.execution, (position, CheckpointKind.RECEIVE, topic), waiting)
+
+    def wait() -> Coroutine[object, None, Any]:
+        return _recv(branch, position, topic, timer, payload)
+
+    return stoppable(branch.execution, (position, CheckpointKind.RECEIVE, topic), wait)
 
 
 async def _recv(
@@ -187,8 +190,11 @@ def get_event(
     checked(workflow_id, "a workflow id")
     timer = None if timeout is None else (branch.next_position(), seconds_of(timeout, "a timeout"))
     position = branch.next_position()
-    waiting = _get_event(branch, position, workflow_id, key, timer)
-    return stoppable(branch.execution, (position, CheckpointKind.EVENT, key), waiting)
+
+    def wait() -> Coroutine[object, None, Any]:
+        return _get_event(branch, position, workflow_id, key, timer)
+
+    return stoppable(branch.execution, (position, CheckpointKind.EVENT, key), wait)
 
 
 def event_key(workflow_id: str, key: str) -> str:

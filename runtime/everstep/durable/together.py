@@ -72,8 +72,11 @@ def wait_first(
             )
         checked(handle.id, "a workflow id")
     position = branch.next_position()
-    waiting = _wait_first(branch, position, handles)
-    return stoppable(branch.execution, (position, CheckpointKind.VALUE, "first"), waiting)
+
+    def wait() -> Coroutine[object, None, ChildHandle[R] | Handle[R]]:
+        return _wait_first(branch, position, handles)
+
+    return stoppable(branch.execution, (position, CheckpointKind.VALUE, "first"), wait)
 
 
 async def _wait_first(
