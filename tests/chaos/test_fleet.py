@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from support.database import Sql
@@ -14,7 +16,7 @@ from support.waiting import eventually
 from everstep import Client
 
 LEASE_SECONDS = 3.0
-WORKFLOWS = 5_000
+WAVE, WAVES, MOST_WAVES = 1_000, 5, 40
 
 
 @pytest.mark.slow
@@ -22,17 +24,17 @@ async def test_workers_killed_and_frozen_lose_nothing_and_record_nothing_twice(
     database, sql, rng, tmp_path
 ):
     with fleet_of(4, database, tmp_path) as fleet:
-        started = await start_all(database, WORKFLOWS)
-        await survive(
-            fleet,
-            sql,
-            WORKFLOWS,
+        started: list[str] = []
+        monkeys = (
             kill_now_and_then(fleet, rng, 2.0),
             freeze_now_and_then(fleet, rng, 5.0, 1.5 * LEASE_SECONDS),
         )
+        async with at_large(*monkeys):
+            while not enough(fleet, len(started) // WAVE):
+                started += await start_all(database, WAVE, len(started))
+                await survive(fleet, sql, len(started) - WAVE // 2)
+            await survive(fleet, sql, len(started))
         print(f"{fleet.kills} kills, {fleet.freezes} freezes")
-        assert fleet.kills >= 5
-        assert fleet.freezes >= 2
         await check_outcome(database, sql, started, Ledger(tmp_path / "ledger"))
 
 
@@ -47,6 +49,12 @@ async def test_live_zombies_are_fenced(database, sql, rng, tmp_path):
         print(f"{fenced} late writes refused")
         assert fenced > 0
         await check_outcome(database, sql, started, Ledger(tmp_path / "ledger"), zombies=True)
+
+
+def enough(fleet: Fleet, waves: int) -> bool:
+    """On a busy machine it takes more waves until the fleet has been through all this."""
+    assert waves < MOST_WAVES, f"{fleet.kills} kills and {fleet.freezes} freezes in {waves} waves"
+    return waves >= WAVES and fleet.kills >= 5 and fleet.freezes >= 2
 
 
 def fleet_of(count: int, url: str, folder, **environment: str) -> Fleet:
@@ -66,31 +74,40 @@ def fleet_of(count: int, url: str, folder, **environment: str) -> Fleet:
     return fleet
 
 
-async def start_all(url: str, count: int) -> list[str]:
+async def start_all(url: str, count: int, first: int = 0) -> list[str]:
     async with Client.connect(url) as client:
         handles = await asyncio.gather(
-            *[client.start_named("three_steps", {"number": n}, id=f"w{n:05}") for n in range(count)]
+            *[
+                client.start_named("three_steps", {"number": n}, id=f"w{n:05}")
+                for n in range(first, first + count)
+            ]
         )
     return [handle.id for handle in handles]
 
 
-async def survive(fleet: Fleet, sql: Sql, count: int, *monkeys: Awaitable[None]) -> None:
-    """Let the monkeys at the fleet until every workflow has finished."""
+@asynccontextmanager
+async def at_large(*monkeys: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.ensure_future(monkey) for monkey in monkeys]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def survive(fleet: Fleet, sql: Sql, count: int) -> None:
+    """Wait until so many workflows have finished."""
 
     def finished() -> bool:
         done = sql.one("SELECT count(*) FROM everstep.workflow WHERE status <> 0")
-        return done == count
+        return done >= count
 
-    tasks = [asyncio.ensure_future(monkey) for monkey in monkeys]
     try:
         await eventually(finished, within=150, what=f"{count} workflows finished", pause=0.25)
     except AssertionError:
         print(fleet.logs())
         raise
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
     assert fleet.died_by_themselves() == []
 
 
