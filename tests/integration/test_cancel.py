@@ -139,7 +139,7 @@ async def test_a_task_left_behind_ends_with_its_workflow_and_records_nothing(app
 
     await worker()
     handle = await client.start(flow)
-    assert await handle.result(10) == "done"
+    assert await handle.result(30) == "done"
     await asyncio.wait_for(stopped.wait(), 10)
     assert [step.name.rpartition(".")[2] for step in await handle.steps()] == ["wait"]
     assert after == []
@@ -361,7 +361,7 @@ async def test_a_worker_of_quick_workflows_asks_about_none(app, client, worker):
 
     runs.cancelled = spy
     for _ in range(30):
-        await (await client.start(quick)).result(10)
+        await (await client.start(quick)).result(30)
     assert asked == []
     handle = await client.start(slow)
     await eventually(lambda: asked)

@@ -128,7 +128,7 @@ async def test_an_answer_that_is_asked_for_no_more_is_told_with_what_steps_over_
     await worker(after)
     await client.send(handle.id, None, "go")
     with pytest.raises(WorkflowError) as caught:
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     message = caught.value.failure.message
     assert "the log says value patch fees-2, the code calls receive go" in message
     assert 'everstep.deprecate_patch("fees-2")' in message
@@ -148,7 +148,7 @@ async def test_an_input_of_other_parameters_is_told_with_those_there_are(client,
     handle = await client.start(save, "ada")
     await worker(after)
     with pytest.raises(WorkflowError) as caught:
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     message = caught.value.failure.message
     assert "Object contains unknown field `audits`" in message
     assert "takes account, checks" in message

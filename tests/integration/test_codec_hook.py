@@ -146,7 +146,7 @@ async def test_readers_outside_see_what_was_said(
         f"{SECRET} {number}" for number in range(3)
     ]
     with pytest.raises(WorkflowError, match=SECRET):
-        await (await client.start(fail, SECRET, id="f")).result(10)
+        await (await client.start(fail, SECRET, id="f")).result(30)
     # For people without the key there is nothing to see, and nothing breaks.
     (row,) = sql("SELECT * FROM everstep.workflows WHERE id = 'f'")
     assert (row.status, row.input, row.error_type, row.error_message) == (
@@ -223,7 +223,7 @@ async def test_what_a_log_sent_is_said_to_be_encoded(
     await worker()
     await client.start(hears, id="nobody")
     handle = await client.start(says, SECRET)
-    await handle.result(10)
+    await handle.result(30)
     (step,) = await handle.steps()
     assert (step.kind, step.output.encoded_with_codec) == ("send", 100)
     assert "bound to its receiver" in step.output.problem
@@ -247,7 +247,7 @@ async def test_transactions_elsewhere_and_ticks(
             return tick
 
         await worker()
-        assert await (await client.start(run, SECRET)).result(10) == SECRET
+        assert await (await client.start(run, SECRET)).result(30) == SECRET
         assert SECRET.encode() not in there.sql.one("SELECT output FROM everstep_transaction")
         ids = (
             await client.schedules.backfill(
@@ -256,7 +256,7 @@ async def test_transactions_elsewhere_and_ticks(
         ).started
         ids.append(await client.schedules.trigger("daily"))
         for id_ in ids:
-            tick = await client.handle(daily, id_).result(10)
+            tick = await client.handle(daily, id_).result(30)
             stored = sql.one("SELECT input FROM everstep.workflow WHERE id = %s", [id_])
             assert tick.isoformat().encode()[:10] not in stored
     assert plaintexts(sql, SECRET) == []
@@ -274,7 +274,7 @@ async def test_the_last_input_of_a_debounce_wins(
     first = await client.start(flow, "first", debounce=burst)
     last = await client.start(flow, SECRET, debounce=burst)
     assert (last.id, last.created) == (first.id, False)
-    assert await last.result(10) == SECRET
+    assert await last.result(30) == SECRET
     assert plaintexts(sql, SECRET) == []
 
 
@@ -299,8 +299,8 @@ async def test_what_sends_and_publishes_is_replayed(
     await worker()
     listening = await client.start(hears)
     speaking = await client.start(says, SECRET, listening.id)
-    assert await listening.result(10) == SECRET
-    assert await speaking.result(10) == 1
+    assert await listening.result(30) == SECRET
+    assert await speaking.result(30) == 1
 
 
 SWAPS = {
@@ -336,10 +336,10 @@ async def test_bodies_that_were_swapped_fail_their_workflows_and_no_other(
     await worker()
     for handle in handles:
         await client.send(handle.id, None, topic="go")
-    assert await handles[2].result(10) == "three"
+    assert await handles[2].result(30) == "three"
     for handle in handles[:2]:
         with pytest.raises(WorkflowError, match="changed or moved") as failed:
-            await handle.result(10)
+            await handle.result(30)
         assert failed.value.failure.type == "everstep.errors.PayloadError"
         assert "InvalidTag" in failed.value.failure.message
 
@@ -352,7 +352,7 @@ async def test_another_key_or_none_says_what_to_configure(
         return word
 
     await worker()
-    assert await (await client.start(flow, SECRET, id="w")).result(10) == SECRET
+    assert await (await client.start(flow, SECRET, id="w")).result(30) == SECRET
     async with Client.connect(database) as without:
         with pytest.raises(
             PayloadError, match="encoded with codec 100, and none is configured here"
@@ -385,9 +385,9 @@ async def test_a_worker_without_the_codec_fails_that_workflow_alone(
     await worker(plain)
     async with Client.connect(database, codec=codec) as sealing, Client.connect(database) as client:
         sealed = await sealing.start(flow, SECRET)
-        assert await (await client.start(flow, "open")).result(10) == "open"
+        assert await (await client.start(flow, "open")).result(30) == "open"
         with pytest.raises(WorkflowError, match="none is configured here"):
-            await sealed.result(10)
+            await sealed.result(30)
 
 
 async def test_what_was_written_before_there_was_a_codec_stays_readable(
@@ -416,10 +416,10 @@ async def test_what_was_written_before_there_was_a_codec_stays_readable(
         await first.stop()
         await worker()
         await plain.send("w", "old too", topic="go")
-        assert await client.handle(flow_now, "w").result(10) == ["old", "old too", "old"]
+        assert await client.handle(flow_now, "w").result(30) == ["old", "old too", "old"]
     assert sql.one("SELECT everstep.start('w', '{\"word\": \"from SQL\"}', id => 's')") == "s"
     await client.send("s", "x", topic="go")
-    assert await client.handle(flow_now, "s").result(10) == ["from SQL", "x", "from SQL"]
+    assert await client.handle(flow_now, "s").result(30) == ["from SQL", "x", "from SQL"]
     codecs = sql("SELECT seq, codec FROM everstep.checkpoint WHERE workflow_id = 'w' ORDER BY seq")
     assert [row.codec for row in codecs] == [1, 100, 100]
 
@@ -443,5 +443,5 @@ async def test_a_codec_that_cannot_encode_fails_the_workflow_and_tells_nothing(
     async with Client.connect(database, codec=Picky()) as client:
         handle = await client.start(flow, SECRET, id="w")
         with pytest.raises(WorkflowError, match="the vault is closed"):
-            await handle.result(10)
+            await handle.result(30)
     assert plaintexts(sql, SECRET) == []

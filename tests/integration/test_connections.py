@@ -103,7 +103,7 @@ async def test_an_ending_the_database_refuses_is_an_ending_too(app, worker, clie
 
     await worker()
     with pytest.raises(WorkflowError, match="the database refuses"):
-        await (await client.start(flow, 13)).result(timeout=10)
+        await (await client.start(flow, 13)).result(timeout=30)
 
 
 async def test_who_waits_for_more_than_one_question_takes_is_answered(
@@ -121,7 +121,7 @@ async def test_who_waits_for_more_than_one_question_takes_is_answered(
         waiting = [group.create_task(handle.result()) for handle in long]
         await eventually(lambda: len(client.outcomes._waiters) == 3)
         await worker()
-        assert await (await client.start(flow)).result(timeout=10) == 1
+        assert await (await client.start(flow)).result(timeout=30) == 1
         for task in waiting:
             task.cancel()
 

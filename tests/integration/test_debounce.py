@@ -53,7 +53,7 @@ async def test_the_last_input_within_the_window_is_the_one_that_runs(
     assert sql("SELECT delayed FROM everstep.v1_queues") == [(1,)]
     sql.advance_clock(61)
     await worker()
-    assert await handles[0].result(timeout=10) == [7, 4]
+    assert await handles[0].result(timeout=30) == [7, 4]
     # It has begun: the next start is another workflow.
     later = await client.start(reindex, 7, 9, debounce=quiet)
     assert later.id != handles[0].id
@@ -131,7 +131,7 @@ async def test_a_start_that_was_cancelled_is_not_added_to(
     assert second.id != first.id
     sql.advance_clock(61)
     await worker()
-    assert await second.result(timeout=10) == [1, 2]
+    assert await second.result(timeout=30) == [1, 2]
 
 
 async def test_in_a_transaction_of_the_caller_it_counts_if_that_commits(
@@ -191,7 +191,7 @@ async def test_plain_programs_debounce_as_well(
     id_ = await asyncio.to_thread(program)
     sql.advance_clock(61)
     running = await worker()
-    assert await running.client.handle_named(id_).result(timeout=10) == [1, 2]
+    assert await running.client.handle_named(id_).result(timeout=30) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -238,10 +238,10 @@ async def test_a_workflow_debounces_in_a_step(
         await client.start(reindex, 1, 1, debounce=quiet)
 
     await worker()
-    id_ = await (await client.start(careful)).result(timeout=10)
+    id_ = await (await client.start(careful)).result(timeout=30)
     assert sql.one("SELECT id FROM everstep.run") == id_
     with pytest.raises(WorkflowError, match=r"call client\.start\(…, debounce=…\) in a step"):
-        await (await client.start(wrong)).result(timeout=10)
+        await (await client.start(wrong)).result(timeout=30)
 
 
 @pytest.mark.parametrize("meanwhile", ["it has begun", "it has another input"])
@@ -267,7 +267,7 @@ async def test_a_start_that_is_repeated_after_a_lost_reply_is_one_start(
                 await real(self, connection, structs.replace(start, id="another", input=THIRD))
             sql.advance_clock(61)
             await worker()
-            await first.result(timeout=10)
+            await first.result(timeout=30)
         return await real(self, connection, start)
 
     with proxy_to(postgres.port) as proxy:
@@ -279,7 +279,7 @@ async def test_a_start_that_is_repeated_after_a_lost_reply_is_one_start(
         assert len(proxy.lost) == 1
     assert tries == [tries[0]] * 2
     assert (second.id, second.created) == (first.id, False)
-    assert await first.result(timeout=10) == [1, 2 if meanwhile == "it has begun" else 3]
+    assert await first.result(timeout=30) == [1, 2 if meanwhile == "it has begun" else 3]
     assert sql.one("SELECT count(*) FROM everstep.workflow") == 1
 
 

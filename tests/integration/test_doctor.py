@@ -44,7 +44,7 @@ async def test_a_healthy_database_has_no_findings(database: str, app: App, worke
     async def w() -> None: ...
 
     one = await worker(app)
-    await (await one.client.start(w)).result(10)
+    await (await one.client.start(w)).result(30)
     assert await findings(database) == []
 
 
@@ -86,7 +86,7 @@ async def test_a_gap_is_a_warning_and_since_leaves_out_old_ones(
         await s()
 
     one = await worker(app)
-    await (await one.client.start(w, id="gap")).result(10)
+    await (await one.client.start(w, id="gap")).result(30)
     sql("DELETE FROM everstep.checkpoint WHERE seq = 1")
     finding = await only(database)
     assert (finding.check, finding.severity) == ("I13", Severity.WARNING)

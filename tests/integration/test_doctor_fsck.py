@@ -74,7 +74,7 @@ async def _work(url: str) -> None:
     """One workflow done, one waiting, one queued, and one that waits and will be made running."""
     app = app_of_three_steps()
     async with Worker(app, Settings(url=url)) as worker:
-        await (await worker.client.start(app.workflows["three"], 1, id="done")).result(10)
+        await (await worker.client.start(app.workflows["three"], 1, id="done")).result(30)
         for id_ in ("waiting", "running"):
             await worker.client.start(app.workflows["sleeper"], 1, id=id_)
             await eventually(lambda id_=id_: _waits(worker.client, id_))

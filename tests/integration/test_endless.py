@@ -94,7 +94,7 @@ async def test_what_others_said_and_know_of_it_stays(
     assert info is not None
     assert (info.generation, info.attributes, info.input) == (40, {"of": "ben"}, {"total": 0})
     await client.send(handle.id, None, "add")
-    assert await handle.result(timeout=10) == sum(range(40))
+    assert await handle.result(timeout=30) == sum(range(40))
 
 
 async def test_a_deadline_is_one_for_all_generations(
@@ -112,7 +112,7 @@ async def test_a_deadline_is_one_for_all_generations(
     await eventually(lambda: sql("SELECT 1 FROM everstep.run WHERE state = 3 AND generation = 1"))
     sql.advance_clock(46)
     with pytest.raises(WorkflowTimeoutError):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
 
 
 async def test_a_plain_workflow_continues_like_an_async_one(
@@ -161,7 +161,7 @@ async def test_it_is_no_exception_that_code_would_catch_and_passes_a_task_group(
         return n
 
     await worker()
-    assert await (await client.start(careful, 0)).result(timeout=10) == 3
+    assert await (await client.start(careful, 0)).result(timeout=30) == 3
     assert cleaned == [10, 0, 11, 1, 12, 2, 13, 3]
 
 
@@ -230,7 +230,7 @@ async def test_where_it_cannot_continue_it_says_why(
     }
     for how, words in said.items():
         with pytest.raises(WorkflowError) as caught:
-            await (await client.start(tries, how)).result(timeout=10)
+            await (await client.start(tries, how)).result(timeout=30)
         assert words in caught.value.failure.message
     with pytest.raises(UsageError, match="this code runs in no workflow"):
         everstep.continue_as_new()
@@ -263,7 +263,7 @@ async def test_continuing_with_recorded_steps_beyond_is_a_change_of_code(
     sql("UPDATE everstep.run SET wake_at = everstep.clock()")
     await worker(app_that(continues=True))
     with pytest.raises(WorkflowError) as caught:
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert caught.value.failure.type.endswith(NonDeterminismError.__name__)
     assert (
         "step ~1:2: the log says step step, the code calls continue_as_new()"
@@ -306,7 +306,7 @@ async def test_an_endless_workflow_leaves_the_old_version_when_it_continues(
     assert sql.one("SELECT everstep.mark_drained('v1')")
     await go(3)
     await client.send(handle.id, 1, "go")
-    assert await handle.result(timeout=10) == ["v1", "v1", "v2", "v2"]
+    assert await handle.result(timeout=30) == ["v1", "v1", "v2", "v2"]
 
 
 async def test_a_queue_with_a_limit_gets_its_slot_back(
@@ -369,7 +369,7 @@ async def test_cancelled_while_it_runs_it_does_not_continue(
     sql("UPDATE everstep.run SET cancel = true")
     go_on.set()
     with pytest.raises(WorkflowCancelledError):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     # Whichever commit brought the news: no generation began.
     assert sql.one("SELECT count(*) FROM everstep.checkpoint WHERE kind = 14") == 0
 
@@ -418,7 +418,7 @@ async def test_a_plain_workflow_waits_for_its_threads_before_it_continues(
 
     await worker()
     with pytest.raises(WorkflowError, match="with 1 of the workflow's tasks still running"):
-        await (await client.start(hasty, 0)).result(timeout=10)
+        await (await client.start(hasty, 0)).result(timeout=30)
 
 
 async def test_a_plain_workflow_continues_after_its_threads(
@@ -436,7 +436,7 @@ async def test_a_plain_workflow_continues_after_its_threads(
         return one
 
     await worker()
-    assert await (await client.start(pairs, 0)).result(timeout=10) == 3
+    assert await (await client.start(pairs, 0)).result(timeout=30) == 3
 
 
 async def test_replayed_after_every_checkpoint_it_continues_all_the_same(

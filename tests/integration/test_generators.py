@@ -49,7 +49,7 @@ async def test_a_generator_that_is_left_early_numbers_no_branch(app, client, wor
     first = await worker(grace=0.0)
     handle = await client.start(flow)
     await hold.moved(first, worker)
-    assert await handle.result(6) == [1, 2]
+    assert await handle.result(30) == [1, 2]
     branches = [
         row.branch for row in sql("SELECT DISTINCT branch FROM everstep.checkpoint ORDER BY 1")
     ]
@@ -89,4 +89,4 @@ async def test_results_that_nobody_waits_for_number_no_branch(app, client, worke
     first = await worker(grace=0.0)
     handle = await client.start(flow)
     await hold.moved(first, worker)
-    assert await handle.result(6) == [1, 2]
+    assert await handle.result(30) == [1, 2]

@@ -56,7 +56,7 @@ async def test_a_stopped_worker_gives_its_workflows_back_uncrashed(client, worke
     other, _, go = waiting_app()
     go.set()
     await worker(other)
-    assert await handle.result(timeout=10) == [1, 2]
+    assert await handle.result(timeout=30) == [1, 2]
     assert sql.one("SELECT finished_epoch FROM everstep.workflow") == 3
 
 
@@ -153,7 +153,7 @@ async def test_a_worker_whose_lease_is_lost_begins_anew_under_another_name(
     await eventually(lambda: running.tenure is not first and running.phase is Phase.LIVE)
     await asyncio.wait_for(reached.wait(), 10)
     go.set()
-    assert await handle.result(timeout=10) == [1, 2]
+    assert await handle.result(timeout=30) == [1, 2]
     recorded = sql(
         "SELECT name, worker_id = %s AS old FROM everstep.checkpoint ORDER BY seq", [first.me]
     )
@@ -170,7 +170,7 @@ async def test_a_worker_declared_dead_by_the_operator_begins_anew(client, worker
     assert sql.one("SELECT everstep.declare_dead('pod-1')") == 1
     await eventually(lambda: running.tenure is not first and running.phase is Phase.LIVE)
     go.set()
-    assert await handle.result(timeout=10) == [1, 2]
+    assert await handle.result(timeout=30) == [1, 2]
 
 
 async def test_a_dead_workers_runs_are_rescued_though_nobody_swept_when_it_died(
@@ -186,7 +186,7 @@ async def test_a_dead_workers_runs_are_rescued_though_nobody_swept_when_it_died(
         "UPDATE everstep.run SET state = 2, epoch = 1, version = 'unversioned', worker_id = k.id FROM k"
     )
     await worker(app)
-    assert await handle.result(timeout=10) == [1, 2]
+    assert await handle.result(timeout=30) == [1, 2]
 
 
 async def test_runs_of_a_worker_whose_row_is_gone_are_rescued(client, worker, sql):
@@ -197,7 +197,7 @@ async def test_runs_of_a_worker_whose_row_is_gone_are_rescued(client, worker, sq
         "UPDATE everstep.run SET state = 2, epoch = 1, version = 'unversioned', worker_id = gen_random_uuid()"
     )
     await worker(app)
-    assert await handle.result(timeout=10) == [1, 2]
+    assert await handle.result(timeout=30) == [1, 2]
 
 
 async def test_a_worker_whose_lease_ran_out_while_it_was_frozen_begins_no_effect(
@@ -230,7 +230,7 @@ async def test_a_worker_whose_lease_ran_out_while_it_was_frozen_begins_no_effect
     first.heartbeat.deadline = 1e12
     sql("UPDATE everstep.run SET state = 1, worker_id = NULL, epoch = epoch + 1")
     running.tenure.claimer.hint()
-    await handle.result(timeout=10)
+    await handle.result(timeout=30)
     assert len(effects) == 1
 
 
@@ -376,8 +376,8 @@ async def test_a_run_that_somebody_holds_locked_stops_no_timer_and_no_claim(
     with psycopg.connect(database) as other:
         other.execute("SELECT FROM everstep.run FOR UPDATE")
         await worker()
-        await (await client.start(sender)).result(timeout=10)
-        await (await client.start(flow, delay=0.1)).result(timeout=10)
+        await (await client.start(sender)).result(timeout=30)
+        await (await client.start(flow, delay=0.1)).result(timeout=30)
     await eventually(lambda: sql.one("SELECT status FROM everstep.workflow WHERE id = 'late'") == 3)
     await eventually(lambda: sql.one("SELECT signals FROM everstep.run WHERE id = 'held'") == 1)
 
@@ -401,10 +401,10 @@ async def test_a_worker_that_is_never_idle_waits_for_a_suspect_only_for_a_while(
     suspect = await client.start(flow, id="suspect", delay=3600)
     sql("UPDATE everstep.run SET state = 1, crashes = 3, wake_at = NULL WHERE id = 'suspect'")
     await eventually(lambda: suspects._due > 0.0)
-    assert await (await client.start(flow)).result(timeout=10) == 1
+    assert await (await client.start(flow)).result(timeout=30) == 1
     go.set()
-    assert await long.result(timeout=10) == [1, 2]
-    assert await suspect.result(timeout=10) == 1
+    assert await long.result(timeout=30) == [1, 2]
+    assert await suspect.result(timeout=30) == 1
 
 
 async def test_a_suspect_is_found_without_reading_those_before_it(app, client, sql, database):
@@ -473,7 +473,7 @@ async def test_a_workflow_that_parks_is_no_suspect_any_more(client, worker, sql)
     await eventually(lambda: sql.one("SELECT state FROM everstep.run") == 3)
     assert sql.one("SELECT crashes FROM everstep.run") == 0
     await client.send(handle.id, "hello")
-    assert await handle.result(timeout=10) == "hello"
+    assert await handle.result(timeout=30) == "hello"
 
 
 async def test_two_workers_that_start_at_once_in_a_new_database(database, app, sql):

@@ -32,7 +32,7 @@ async def test_a_message_is_received_once_and_in_order(
     handle = await client.start(listen, 3)
     for text in ("a", "b", "c"):
         assert await client.send(handle.id, text, "news")
-    assert await handle.result(10) == ["a", "b", "c"]
+    assert await handle.result(30) == ["a", "b", "c"]
     assert sql.one("SELECT count(*) FROM everstep.message WHERE consumed_seq IS NULL") == 0
 
 
@@ -49,7 +49,7 @@ async def test_a_repeated_key_sends_one_message(
     for text in ("first", "second"):
         await client.send(handle.id, text, "news", key="once")
     await client.send(handle.id, None, "go")
-    assert await handle.result(10) == "first"
+    assert await handle.result(30) == "first"
     assert sql.one("SELECT count(*) FROM everstep.message") == 2
 
 
@@ -66,7 +66,7 @@ async def test_recv_times_out_from_when_it_was_first_reached(
 
     await worker()
     handle = await client.start(listen)
-    assert await handle.result(10) == "timeout"
+    assert await handle.result(30) == "timeout"
 
 
 async def test_sending_to_nobody_is_an_error_inside_and_outside(
@@ -82,7 +82,7 @@ async def test_sending_to_nobody_is_an_error_inside_and_outside(
 
     await worker()
     handle = await client.start(call, "nobody")
-    assert "no workflow with id 'nobody'" in await handle.result(10)
+    assert "no workflow with id 'nobody'" in await handle.result(30)
     with pytest.raises(UnknownWorkflowError, match="nobody"):
         await client.send("nobody", "hello")
 
@@ -102,8 +102,8 @@ async def test_two_workflows_talk(app: App, worker: StartWorker, client: Client)
     await worker()
     one = await client.start(answer)
     two = await client.start(ask, one.id)
-    assert await two.result(10) == 42
-    assert await one.result(10) == "done"
+    assert await two.result(30) == 42
+    assert await one.result(30) == "done"
     assert await client.get_event(one.id, "answer") == 42
 
 
@@ -124,9 +124,9 @@ async def test_an_event_that_never_comes_ends_with_its_workflow(
 
     await worker()
     one = await client.start(silent)
-    await one.result(10)
+    await one.result(30)
     two = await client.start(ask, one.id)
-    assert "before it finished" in await two.result(10)
+    assert "before it finished" in await two.result(30)
 
 
 async def test_children_inline_background_and_failing(
@@ -151,7 +151,7 @@ async def test_children_inline_background_and_failing(
 
     await worker()
     handle = await client.start(parent, id="p")
-    assert await handle.result(10) == [2, 4, 6, "negative"]
+    assert await handle.result(30) == [2, 4, 6, "negative"]
     ids = [
         row[0] for row in sql("SELECT id FROM everstep.workflow WHERE parent_id = 'p' ORDER BY id")
     ]
@@ -198,10 +198,10 @@ async def test_cancel_reaches_children_and_whoever_waits(
     await _until_waiting(client, "p/1")
     await handle.cancel()
     with pytest.raises(WorkflowCancelledError):
-        await client.handle_named("p/1").result(10)
+        await client.handle_named("p/1").result(30)
     with pytest.raises(WorkflowCancelledError):
-        await handle.result(10)
-    assert await looking.result(10) == "cancelled"
+        await handle.result(30)
+    assert await looking.result(30) == "cancelled"
 
 
 async def test_a_transaction_commits_with_its_checkpoint_or_not_at_all(
@@ -227,7 +227,7 @@ async def test_a_transaction_commits_with_its_checkpoint_or_not_at_all(
 
     await worker()
     handle = await client.start(buy)
-    assert await handle.result(10) == "negative"
+    assert await handle.result(30) == "negative"
     assert [row[0] for row in sql("SELECT n FROM booked")] == [1]
     assert [step.kind for step in await handle.steps()] == ["transaction", "transaction"]
 
@@ -247,7 +247,7 @@ async def test_a_plain_transaction_in_a_plain_workflow(
         return book(number) + 1
 
     await worker()
-    assert await (await client.start(buy, 1)).result(10) == 2
+    assert await (await client.start(buy, 1)).result(30) == 2
     assert [row[0] for row in sql("SELECT n FROM booked")] == [1]
 
 
@@ -264,7 +264,7 @@ async def test_recorded_values_are_the_same_on_replay(
         return True
 
     await worker()
-    assert await (await client.start(values)).result(10)
+    assert await (await client.start(values)).result(30)
     assert len(runs) == 2
     assert runs[0] == runs[1]
 
@@ -293,7 +293,7 @@ async def test_as_completed_repeats_its_first_order(
     await worker()
     handle = await client.start(race)
     gates[2].set()
-    assert await handle.result(10) == [2, 1, 0]
+    assert await handle.result(30) == [2, 1, 0]
     assert orders == [[2, 1, 0], [2, 1, 0]]
 
 
@@ -327,8 +327,8 @@ async def test_patched_keeps_the_old_way_for_what_had_passed(
     await _until_waiting(client, "after")
     for handle in (before, after):
         await client.send(handle.id, None, "go")
-    assert await before.result(10) == "old"
-    assert await after.result(10) == "new"
+    assert await before.result(30) == "old"
+    assert await after.result(30) == "new"
 
 
 async def test_a_deadline_ends_a_workflow_wherever_it_is(
@@ -365,7 +365,7 @@ async def test_one_open_workflow_per_deduplication_key(
     same = await client.start(listen, dedup="k", on_duplicate="return")
     assert same.id == first.id
     await client.send(first.id, "bye")
-    assert await first.result(10) == "bye"
+    assert await first.result(30) == "bye"
     second = await client.start(listen, dedup="k")
     assert second.id != first.id
     await second.cancel()
@@ -389,12 +389,12 @@ async def test_policies_for_an_id_that_exists(
     await worker()
     handle = await client.start(work, id="w")
     with pytest.raises(WorkflowError, match="not yet"):
-        await handle.result(10)
+        await handle.result(30)
     with pytest.raises(WorkflowExistsError):
         await client.start(work, id="w", on_existing="reject")
     fail[0] = False
     again = await client.start(work, id="w", on_existing="restart")
-    assert await again.result(10) == "fine"
+    assert await again.result(30) == "fine"
     assert not again.created
 
 
@@ -408,7 +408,7 @@ async def test_run_at_waits_for_its_instant(
     await worker()
     at = datetime.now(UTC) + timedelta(seconds=1)
     handle = await client.start(tick, run_at=at)
-    await handle.result(10)
+    await handle.result(30)
     finished = sql.one("SELECT finished_at FROM everstep.workflow WHERE id = %s", [handle.id])
     assert finished >= at
 
@@ -434,4 +434,4 @@ async def _result_when_known(handle: everstep.Handle[None]) -> None:
         return True
 
     await eventually(known)
-    await handle.result(10)
+    await handle.result(30)

@@ -58,7 +58,7 @@ async def test_an_at_most_once_step_that_ends_is_replayed_like_any_other(
         return first
 
     await worker()
-    assert await (await client.start(mission)).result(10) == "launched"
+    assert await (await client.start(mission)).result(30) == "launched"
 
 
 def test_at_most_once_and_retries_contradict_each_other(app: App) -> None:
@@ -83,7 +83,7 @@ async def test_options_for_one_call(app: App, worker: StartWorker, client: Clien
         return await flaky.options(retry=Retry(max_attempts=3, interval=_moment()))()
 
     await worker()
-    assert await (await client.start(work)).result(10) == 3
+    assert await (await client.start(work)).result(30) == 3
 
 
 async def test_any_function_can_be_run_as_a_step(
@@ -101,7 +101,7 @@ async def test_any_function_can_be_run_as_a_step(
 
     await worker()
     handle = await client.start(work, 20)
-    assert await handle.result(10) == 42
+    assert await handle.result(30) == 42
     assert [step.kind for step in await handle.steps()] == ["step", "step"]
 
 
@@ -125,7 +125,7 @@ async def test_a_stream_is_read_live_and_ends(
             await client.send(handle.id, None, "go")
     assert seen == ["one", "two"]
     await client.send(handle.id, None, "go")
-    await handle.result(10)
+    await handle.result(30)
     assert [line async for line in client.read_stream(handle.id, "other")] == []
 
 
@@ -152,8 +152,8 @@ async def test_a_start_in_the_callers_transaction_exists_if_that_commits(
             await client.start(work, 3, id="kept", connection=connection)
     with psycopg.connect(database) as plain:
         await client.start(work, 4, id="plain", connection=plain)
-    assert await kept.result(10) == 2
-    assert await client.handle(work, "plain").result(10) == 4
+    assert await kept.result(30) == 2
+    assert await client.handle(work, "plain").result(30) == 4
     assert await client.get(lost.id) is None
     with pytest.raises(UsageError, match="psycopg connection"):
         await client.start(work, 1, connection=object())
@@ -187,7 +187,7 @@ async def test_sqlalchemy_connections_and_sessions_start_too(
         await async_session.commit()
     await asynchronous.dispose()
     for number, id_ in enumerate(("connection", "session", "async-connection", "async-session"), 1):
-        assert await client.handle(work, id_).result(10) == number
+        assert await client.handle(work, id_).result(30) == number
 
 
 async def test_a_start_in_sql(app: App, worker: StartWorker, client: Client, sql: Sql) -> None:
@@ -197,7 +197,7 @@ async def test_a_start_in_sql(app: App, worker: StartWorker, client: Client, sql
 
     await worker()
     chosen = sql.one("SELECT everstep.start(%s, %s)", [work.name, '{"number": 7}'])
-    assert await client.handle(work, chosen).result(10) == "7 none"
+    assert await client.handle(work, chosen).result(30) == "7 none"
     again = sql.one(
         "SELECT everstep.start(%s, %s, id => 'mine', priority => 0)",
         [work.name, '{"note": "hi", "number": 1}'],
@@ -205,7 +205,7 @@ async def test_a_start_in_sql(app: App, worker: StartWorker, client: Client, sql
     assert again == "mine"
     handle = await client.start(work, 1, "hi", id="mine")
     assert not handle.created
-    assert await handle.result(10) == "1 hi"
+    assert await handle.result(30) == "1 hi"
     with pytest.raises(psycopg.Error, match="another name or input"):
         sql("SELECT everstep.start('work', '{}', id => 'mine')")
 

@@ -38,10 +38,10 @@ async def test_metrics_say_what_sql_says(app, client, worker, sql):
     add, fail, wait = work(app)
     running = await worker(port=0)
     for n in range(7):
-        assert await (await client.start(add, n)).result(timeout=10) == n + 1
+        assert await (await client.start(add, n)).result(timeout=30) == n + 1
     for n in range(3):
         with pytest.raises(everstep.WorkflowError):
-            await (await client.start(fail, n)).result(timeout=10)
+            await (await client.start(fail, n)).result(timeout=30)
     for n in range(2):
         await client.start(wait, id=f"wait-{n}")
     await client.start(add, 1, delay=timedelta(hours=1), id="later")
@@ -102,7 +102,7 @@ async def test_one_pod_shows_the_global_metrics_and_another_takes_over_when_it_l
     global_names = {m.name for m in CATALOGUE if m.scope is Scope.GLOBAL and not m.bounds}
     leaving = Worker(app, Settings(url=database, port=0, lease_ttl=5))
     async with leaving:
-        assert await (await client.start(add, 1)).result(timeout=10) == 2
+        assert await (await client.start(add, 1)).result(timeout=30) == 2
         first = await sample_now(leaving)
         staying = await worker(port=0)
         second = await sample_now(staying)

@@ -239,7 +239,7 @@ async def test_what_is_too_large_is_refused_with_its_size_and_the_limit(
     handles = [await small.start(inside, kind) for kind in said]
     for handle in handles:
         with pytest.raises(WorkflowError, match=TOLD):
-            await handle.result(10)
+            await handle.result(30)
     with pytest.raises(PayloadError, match=TOLD):
         await small.start(take, BIG)
     with pytest.raises(PayloadError, match=TOLD):
@@ -262,5 +262,5 @@ async def test_an_error_is_cut_rather_than_refused(worker: StartWorker, small: C
 
     await worker(app)
     with pytest.raises(WorkflowError, match="100003 characters") as failed:
-        await (await small.start(fail)).result(10)
+        await (await small.start(fail)).result(30)
     assert len(str(failed.value)) < 20_000

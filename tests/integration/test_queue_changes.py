@@ -70,7 +70,7 @@ async def test_a_raised_limit_is_noticed(gated, gate, client, worker, sql, cli):
     await eventually(lambda: running(sql) == 5)
     gate.set()
     for handle in handles:
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
 
 
 async def test_a_limit_counts_what_ran_before_it_was_set(database, sql):
@@ -144,14 +144,14 @@ async def test_a_paused_queue_is_not_claimed_from_until_it_goes_on(
 
     gate.set()
     one = await worker()
-    await (await client.start(gated, 0)).result(timeout=10)
+    await (await client.start(gated, 0)).result(timeout=30)
     assert await cli("queue", "pause", "q") == "queue q is paused\n"
     here, elsewhere = await one.client.start(gated, 1), await client.start(gated, 2)
-    assert await (await client.start(other)).result(timeout=10) == "done"
+    assert await (await client.start(other)).result(timeout=30) == "done"
     assert [(await client.get(h.id)).status for h in (here, elsewhere)] == ["queued", "queued"]
     assert await cli("queue", "resume", "q") == "queue q goes on\n"
     for handle in (here, elsewhere):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
 
 
 async def test_what_an_operator_sets_holds_until_the_declaration_changes(worker, sql, cli):

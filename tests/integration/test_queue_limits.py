@@ -202,9 +202,9 @@ async def test_a_parked_workflow_frees_its_slot(app, client, worker, sql):
     await eventually(
         lambda: sql.one("SELECT state FROM everstep.run WHERE id = %s", [waiting.id]) == 3
     )
-    assert await (await client.start(quick)).result(timeout=10) == "done"
+    assert await (await client.start(quick)).result(timeout=30) == "done"
     await client.send(waiting.id, "now", "go")
-    assert await waiting.result(timeout=10) == "now"
+    assert await waiting.result(timeout=30) == "now"
 
 
 async def test_a_released_workflow_frees_its_slot(database, sql, routed):
@@ -318,7 +318,7 @@ async def test_a_worker_leaves_queues_it_does_not_listen_to(database, client, wo
 
     one = await worker(app, queues=["mine"])
     left = await one.client.start(other)
-    assert await (await one.client.start(mine)).result(timeout=10) == "done"
+    assert await (await one.client.start(mine)).result(timeout=30) == "done"
     assert (await client.get(left.id)).status == "queued"
     await worker(app, queues=["other"])
-    assert await left.result(timeout=10) == "done"
+    assert await left.result(timeout=30) == "done"

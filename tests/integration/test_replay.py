@@ -69,7 +69,7 @@ async def test_changed_code_fails_naming_step_expected_and_found(client, worker,
     sql.advance_clock(4000)
     await worker(after)
     with pytest.raises(WorkflowError) as caught:
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert caught.value.failure.type.endswith(NonDeterminismError.__name__)
     assert message in caught.value.failure.message
     assert log == ["a", "b", "c"]
@@ -108,7 +108,7 @@ async def test_code_that_catches_everything_cannot_run_on_after_a_divergence(cli
     sql.advance_clock(4000)
     await worker(make("bill"))
     with pytest.raises(WorkflowError, match="log says step charge, the code calls step bill"):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert effects == ["charge"]
 
 
@@ -146,7 +146,7 @@ async def test_every_step_is_answered_from_the_log_after_a_release(client, worke
         await now.stop()
     hold.set()
     await worker(app)
-    assert await handle.result(timeout=10) == list(range(6))
+    assert await handle.result(timeout=30) == list(range(6))
     assert ran == list(range(6))
     assert sql.one("SELECT count(*) FROM everstep.checkpoint") == 6
 
@@ -160,4 +160,4 @@ async def test_an_escaping_cancellation_of_its_own_fails_the_workflow(app, clien
 
     await worker()
     with pytest.raises(WorkflowError, match="CancelledError"):
-        await (await client.start(cancels_itself)).result(timeout=10)
+        await (await client.start(cancels_itself)).result(timeout=30)

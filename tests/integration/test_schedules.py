@@ -107,7 +107,7 @@ async def test_a_tick_starts_a_workflow_that_gets_the_tick(database, client, wor
 
     await worker(app)
     handle = await eventually(lambda: first_of(client, "sched:beat:"), within=30)
-    assert await handle.result(timeout=10) == int(handle.id.rpartition(":")[2])
+    assert await handle.result(timeout=30) == int(handle.id.rpartition(":")[2])
 
 
 async def first_of(client, prefix):
@@ -496,7 +496,7 @@ async def test_trigger_starts_a_workflow_beside_the_ticks(sql, clock, scheduler,
     ids = [await client.schedules.trigger("hourly") for _ in range(2)]
     assert len(set(ids)) == 2
     await worker(app, version="v1")
-    assert await client.handle_named(ids[0]).result(timeout=10) == clock.at.isoformat()
+    assert await client.handle_named(ids[0]).result(timeout=30) == clock.at.isoformat()
     assert row(sql).last_at is None
 
 

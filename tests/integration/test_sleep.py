@@ -42,7 +42,7 @@ async def test_a_long_sleep_parks_and_leaves_nothing_in_memory(app, client, work
     assert sql.one("SELECT state FROM everstep.run") == 3
     assert woken == []
     sql.advance_clock(3 * 86_400)
-    assert await handle.result(timeout=10) == "awake"
+    assert await handle.result(timeout=30) == "awake"
     assert woken == [1]
 
 
@@ -56,7 +56,7 @@ async def test_a_short_sleep_stays_and_is_never_early(app, client, worker, sql):
     lengths = [0.0, 0.05, 0.3, 0.9]
     handles = [await client.start(naps, seconds) for seconds in lengths]
     for handle, seconds in zip(handles, lengths, strict=True):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
         (row,) = sql(
             "SELECT w.finished_at - c.recorded_at AS slept, w.finished_epoch AS epoch "
             "FROM everstep.workflow w JOIN everstep.checkpoint c ON c.workflow_id = w.id WHERE w.id = %s",
@@ -80,7 +80,7 @@ async def test_a_sleep_is_counted_from_when_it_was_first_recorded(app, client, w
     await first.stop()
     await eventually(lambda: time.monotonic() - began > 1.5)
     await worker()
-    await handle.result(timeout=10)
+    await handle.result(timeout=30)
     (row,) = sql(
         "SELECT w.finished_at - c.recorded_at AS slept FROM everstep.workflow w, everstep.checkpoint c"
     )
@@ -122,13 +122,13 @@ async def test_a_delayed_start_is_not_claimed_before_its_time(app, client, worke
 
     await worker(lease_ttl=0.9)
     delayed = await client.start(later, delay=timedelta(hours=1))
-    await (await client.start(now)).result(timeout=10)
+    await (await client.start(now)).result(timeout=30)
     assert sql("SELECT state, epoch FROM everstep.run") == [(3, 0)]
     assert sql("SELECT delayed, waiting FROM everstep.v1_queues WHERE queue = 'default'") == [
         (1, 0)
     ]
     sql.advance_clock(3600)
-    await delayed.result(timeout=10)
+    await delayed.result(timeout=30)
     assert ran == [1]
 
 
@@ -143,7 +143,7 @@ async def test_a_sleep_has_a_sensible_length(app, client, worker):
 
     await worker()
     for seconds in (-1.0, 1e12):
-        said = await (await client.start(naps, seconds)).result(timeout=10)
+        said = await (await client.start(naps, seconds)).result(timeout=30)
         assert "between 0 seconds and 100 years" in said
 
 
@@ -172,5 +172,5 @@ async def test_a_sleep_of_nonsense_fails_the_workflow_and_not_the_worker(
 
     await worker()
     with pytest.raises(everstep.WorkflowError):
-        await (await client.start(naps)).result(timeout=10)
-    assert await (await client.start(fine)).result(timeout=10) == 1
+        await (await client.start(naps)).result(timeout=30)
+    assert await (await client.start(fine)).result(timeout=30) == 1

@@ -145,7 +145,7 @@ async def test_a_deadline_that_has_passed_cancels(
     id_ = start(sql, ", deadline => now() - interval '1 second'")
     await worker()
     with pytest.raises(WorkflowTimeoutError):
-        await client.handle(work, id_).result(10)
+        await client.handle(work, id_).result(30)
 
 
 async def test_a_key_that_is_taken_is_refused_as_in_python_or_gives_its_holder(
@@ -193,10 +193,10 @@ async def test_two_transactions_that_race_for_a_key_start_one_workflow(
             await waits_for_a_lock(sql)
             one.commit()
             if policy == "return":
-                assert second.result(10).fetchone() == (f"first-{number}",)
+                assert second.result(30).fetchone() == (f"first-{number}",)
             else:
                 with pytest.raises(errors.UniqueViolation, match="held by workflow 'first-1'"):
-                    second.result(10)
+                    second.result(30)
                 two.rollback()
         assert [row.id for row in sql("SELECT id FROM everstep.workflow")] == [f"first-{number}"]
         assert sql.one("SELECT sum(n) FROM everstep.metric_delta WHERE kind = 1") == 1
@@ -215,7 +215,7 @@ async def test_a_key_that_is_given_up_while_another_waits_for_it_is_free(
         second = thread.submit(two.execute, call, ["second"])
         await waits_for_a_lock(sql)
         one.rollback()
-        assert second.result(10).fetchone() == ("second",)
+        assert second.result(30).fetchone() == ("second",)
 
 
 async def test_an_id_that_exists_is_met_as_in_python(client: Client, sql: Sql) -> None:

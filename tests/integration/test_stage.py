@@ -132,7 +132,7 @@ async def test_a_jump_ends_no_lease(app: App, open_stage: OpenStage) -> None:
     for _ in range(3):
         await stage.clock.jump(days=365)
     let_go.set()
-    assert await handle.result(10) == "kept"
+    assert await handle.result(30) == "kept"
     assert stage.worker.tenure is tenure
     assert (await stage.clock.now()) > datetime.now(UTC) + 3 * 364 * DAY
 
@@ -342,7 +342,7 @@ def test_a_plain_test_has_the_same_without_await(app: App, everstep_database: st
         handle = stage.client.start(nap, 7)
         before = stage.clock.now()
         assert stage.clock.advance(days=7) >= before + 7 * DAY
-        assert handle.result(10) == "awake"
+        assert handle.result(30) == "awake"
         assert stage.finish(handle).step_names == ["sleep"]
 
 
@@ -355,7 +355,7 @@ async def test_clients_of_others_are_served_too(
 
     await open_stage()
     async with Client.connect(everstep_database) as client:
-        assert await (await client.start(hello)).result(10) == "hello"
+        assert await (await client.start(hello)).result(30) == "hello"
 
 
 async def test_what_does_not_end_is_told(
@@ -377,7 +377,7 @@ async def test_what_does_not_end_is_told(
     with pytest.raises(StuckError, match="held-up is running"):
         await stage.clock.advance(days=1)
     held.set()
-    await handle.result(10)
+    await handle.result(30)
 
 
 @pytest.mark.slow

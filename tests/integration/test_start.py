@@ -40,7 +40,7 @@ async def test_a_started_workflow_gives_its_result(app, client, worker):
 
     await worker()
     handle = await client.start(twice, 21)
-    assert await handle.result(timeout=10) == 42
+    assert await handle.result(timeout=30) == 42
 
 
 async def test_inputs_and_results_are_rebuilt_from_their_annotations(app, client, worker):
@@ -53,7 +53,7 @@ async def test_inputs_and_results_are_rebuilt_from_their_annotations(app, client
 
     await worker()
     handle = await client.start(echo, Order(7, ["a"]))
-    assert await handle.result(timeout=10) == Order(7, ["a"])
+    assert await handle.result(timeout=30) == Order(7, ["a"])
     assert seen == [(Order(7, ["a"]), 1)]
 
 
@@ -66,10 +66,10 @@ async def test_the_same_id_with_the_same_input_is_the_same_workflow(app, client,
     first = await client.start(echo, 1, id="one")
     second = await client.start(echo, 1, id="one")
     assert (first.created, second.created) == (True, False)
-    assert await second.result(timeout=10) == 1
+    assert await second.result(timeout=30) == 1
     third = await client.start(echo, 1, id="one")
     assert not third.created
-    assert await third.result(timeout=10) == 1
+    assert await third.result(timeout=30) == 1
     assert sql.one("SELECT count(*) FROM everstep.workflow") == 1
 
 
@@ -210,7 +210,7 @@ async def test_a_workflow_whose_deadline_has_passed_does_not_begin(app, worker):
     # The worker claims what it starts in the same statement, so no sweep comes before it.
     handle = await client.start(late, deadline=datetime.now(UTC) - timedelta(hours=1))
     with pytest.raises(WorkflowTimeoutError, match="before its deadline"):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert began == []
 
 
@@ -263,7 +263,7 @@ async def test_a_failed_workflow_tells_type_message_and_cause(app, client, worke
     await worker()
     handle = await client.start(fails)
     with pytest.raises(WorkflowError, match="ValueError: outer") as caught:
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert caught.value.failure.type == "ValueError"
     assert caught.value.failure.cause.type == "KeyError"
     info = await handle.info()
@@ -316,7 +316,7 @@ async def test_a_running_workflow_is_cancelled_at_its_next_await(app, client, wo
     await began.wait()
     assert await handle.cancel()
     with pytest.raises(WorkflowCancelledError):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert undone.is_set()
     assert (await handle.info()).status is Status.CANCELLED
 
@@ -339,7 +339,7 @@ async def test_a_cancelled_workflow_that_is_claimed_again_runs_no_step(app, clie
     sql("UPDATE everstep.run SET cancel = true, epoch = 2, version = 'unversioned'")
     await worker()
     with pytest.raises(WorkflowCancelledError):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert steps == []
 
 
@@ -361,7 +361,7 @@ async def test_lists_and_infos(app, client, worker):
     ]
     await client.start(other)
     for handle in handles:
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert [w.id for w in await client.list(Filter(name=echo.name))] == ["e3", "e2", "e1", "e0"]
     assert len(await client.list(limit=2)) == 2
     assert {w.id for w in await client.list(Filter(attributes={"tenant": 1}))} == {"e1", "e3"}

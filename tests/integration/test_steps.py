@@ -31,8 +31,8 @@ async def test_plain_steps_and_plain_workflows(app, client, worker):
         return await everstep.run(double, x)
 
     await worker()
-    assert await (await client.start(plain, 3)).result(timeout=10) == 12
-    assert await (await client.start(mixed, 3)).result(timeout=10) == 6
+    assert await (await client.start(plain, 3)).result(timeout=30) == 12
+    assert await (await client.start(mixed, 3)).result(timeout=30) == 6
 
 
 async def test_mixing_colours_the_wrong_way_says_what_to_do(app, client, worker):
@@ -52,9 +52,9 @@ async def test_mixing_colours_the_wrong_way_says_what_to_do(app, client, worker)
 
     await worker()
     with pytest.raises(WorkflowError, match=r"everstep\.run"):
-        await (await client.start(blocks)).result(timeout=10)
+        await (await client.start(blocks)).result(timeout=30)
     with pytest.raises(WorkflowError, match="async step"):
-        await (await client.start(awaits)).result(timeout=10)
+        await (await client.start(awaits)).result(timeout=30)
 
 
 async def test_a_step_is_retried_as_its_policy_says(app, client, worker):
@@ -73,7 +73,7 @@ async def test_a_step_is_retried_as_its_policy_says(app, client, worker):
 
     await worker()
     handle = await client.start(flow, 3)
-    assert await handle.result(timeout=10) == 3
+    assert await handle.result(timeout=30) == 3
     assert attempts == [1, 2, 3]
     (step,) = await handle.steps()
     assert (step.attempts, step.status) == (3, "succeeded")
@@ -94,7 +94,7 @@ async def test_a_plain_step_is_retried_too(app, client, worker):
         return flaky()
 
     await worker()
-    assert await (await client.start(flow)).result(timeout=10) == 3
+    assert await (await client.start(flow)).result(timeout=30) == 3
 
 
 async def test_an_error_that_is_not_to_be_retried_fails_at_once(app, client, worker):
@@ -111,7 +111,7 @@ async def test_an_error_that_is_not_to_be_retried_fails_at_once(app, client, wor
 
     await worker()
     with pytest.raises(WorkflowError, match="failed: KeyError: 'gone'"):
-        await (await client.start(flow)).result(timeout=10)
+        await (await client.start(flow)).result(timeout=30)
     assert attempts == [1]
 
 
@@ -161,7 +161,7 @@ async def test_a_step_that_takes_too_long_is_another_attempt(app, client, worker
 
     await worker()
     with pytest.raises(WorkflowError) as caught:
-        await (await client.start(flow)).result(timeout=10)
+        await (await client.start(flow)).result(timeout=30)
     assert caught.value.failure.type == "TimeoutError"
     assert caught.value.failure.message.endswith("slow took longer than its timeout of 0.03 s")
     assert len(attempts) == 2
@@ -178,7 +178,7 @@ async def test_a_timeout_of_the_steps_own_keeps_its_message(app, client, worker)
 
     await worker()
     with pytest.raises(WorkflowError, match="TimeoutError: the bank did not answer"):
-        await (await client.start(flow)).result(timeout=10)
+        await (await client.start(flow)).result(timeout=30)
 
 
 def test_options_of_steps_that_make_no_sense_are_refused(app):
@@ -225,7 +225,7 @@ async def test_a_failed_step_raises_the_same_on_the_first_run_and_on_replay(
     handle = await client.start(flow)
     await parked(sql)
     sql.advance_clock(3600)
-    await handle.result(timeout=10)
+    await handle.result(timeout=30)
     first, *_, again = caught  # parked once more where the worker's clock lags behind ours
     assert len(tries) == 2
     assert (str(first), first.failure, first.attempts) == (
@@ -253,7 +253,7 @@ async def test_a_step_goes_on_with_the_value_that_a_replay_will_see(app, client,
     handle = await client.start(flow)
     await parked(sql)
     sql.advance_clock(3600)
-    await handle.result(timeout=10)
+    await handle.result(timeout=30)
     assert len(values) > 1
     assert all(value == [1, 2] for value in values)
 
@@ -279,7 +279,7 @@ async def test_a_step_whose_result_cannot_be_recorded_fails_and_only_it(app, cli
     await worker()
     for kind in ("object", "nan", "surrogate", "large"):
         handle = await client.start(flow, kind)
-        assert await handle.result(timeout=10) == "everstep.errors.PayloadError"
+        assert await handle.result(timeout=30) == "everstep.errors.PayloadError"
 
 
 async def test_a_step_called_outside_of_a_workflow_just_runs(app):
@@ -319,7 +319,7 @@ async def test_parallel_steps_keep_their_places(app, client, worker, sql, rng):
     await parked(sql)
     sql.advance_clock(3600)
     expected = [list(range(10)), *([10 * n, 10 * n + 1] for n in (*range(5), *range(3)))]
-    assert await handle.result(timeout=10) == expected
+    assert await handle.result(timeout=30) == expected
 
 
 async def test_a_branch_that_retries_keeps_the_workflow_from_parking(app, client, worker):
@@ -374,7 +374,7 @@ async def test_a_step_that_exits_has_failed_and_takes_nobody_with_it(app, client
     await worker()
     for workflow, code in ((both, "'no such file'"), (plain, "3")):
         with pytest.raises(WorkflowError, match=re.escape(f"sys.exit({code})")):
-            await (await client.start(workflow)).result(timeout=10)
+            await (await client.start(workflow)).result(timeout=30)
     assert len(attempts) == 2
 
 

@@ -61,7 +61,7 @@ async def test_a_step_that_has_just_ended_is_not_stillness(app, client, worker, 
 
     await worker()
     handle = await client.start(flow)
-    assert await handle.result(6) == "hello"
+    assert await handle.result(30) == "hello"
 
 
 @pytest.mark.parametrize("what", ["send", "now"])
@@ -101,4 +101,4 @@ async def test_a_branch_that_waits_for_the_engine_is_not_stillness(
     else:
         monkeypatch.setattr(committer, "_commit", late_commit)
     hold.free.set()
-    assert await handle.result(6) == "hello"
+    assert await handle.result(30) == "hello"

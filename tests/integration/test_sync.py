@@ -83,7 +83,7 @@ async def test_a_plain_program_starts_asks_waits_and_stops(database: str, shop: 
         with sync.Client.connect(database) as client:
             handle = client.start(shop.by_name["short"], 1, id="a")
             assert handle.created
-            assert handle.result(10) == 4
+            assert handle.result(30) == 4
             assert not client.start(shop.by_name["short"], 1, id="a").created
             assert [step.kind for step in client.steps("a")] == ["step", "sleep", "step"]
             assert [step.seq for step in handle.steps()] == [1, 2, 3]
@@ -95,13 +95,13 @@ async def test_a_plain_program_starts_asks_waits_and_stops(database: str, shop: 
             with pytest.raises(UnknownWorkflowError):
                 client.cancel("nobody")
             with pytest.raises(WorkflowError, match="no 5"):
-                client.start(shop.by_name["failing"], 5).result(10)
+                client.start(shop.by_name["failing"], 5).result(30)
             waiting = client.start_named("nobody.knows.it", {}, id="w")
             with pytest.raises(TimeoutError):
                 waiting.result(0.05)
             assert waiting.cancel()
             with pytest.raises(WorkflowCancelledError):
-                waiting.result(10)
+                waiting.result(30)
 
     await in_thread(program)
 
@@ -114,7 +114,7 @@ async def test_a_client_may_be_shared_by_threads(database: str, shop: App, worke
             results: list[int] = []
 
             def one(n: int) -> None:
-                results.append(client.start(shop.by_name["short"], n).result(10))
+                results.append(client.start(shop.by_name["short"], n).result(30))
 
             threads = [threading.Thread(target=one, args=(n,)) for n in range(10)]
             for thread in threads:
@@ -133,7 +133,7 @@ async def test_a_sleeping_plain_workflow_leaves_its_thread_and_goes_on_after_it(
     handle = await client.start(shop.by_name["long"], 1)
     await eventually(lambda: sql("SELECT id FROM everstep.run WHERE state = 3"))
     # The only thread is free: another plain workflow runs in it.
-    assert await (await client.start(shop.by_name["short"], 10)).result(10) == 22
+    assert await (await client.start(shop.by_name["short"], 10)).result(30) == 22
     assert started.tenure is not None
     assert handle.id not in started.tenure.runner.executions
     sql.advance_clock(3_601)
@@ -151,9 +151,9 @@ async def test_a_sleeping_plain_workflow_leaves_its_thread_and_goes_on_after_it(
 async def test_the_wrong_colour_of_sleep_is_told(shop: App, worker, client: Client):
     await worker(shop)
     with pytest.raises(WorkflowError, match=r"Call everstep\.sync\.sleep"):
-        await (await client.start(shop.by_name["confused"], 1)).result(10)
+        await (await client.start(shop.by_name["confused"], 1)).result(30)
     with pytest.raises(WorkflowError, match=r"await everstep\.sleep"):
-        await (await client.start(shop.by_name["blocked"], 1)).result(10)
+        await (await client.start(shop.by_name["blocked"], 1)).result(30)
 
 
 def test_outside_of_workflows_steps_just_run_and_sleep_is_an_error(shop: App):
@@ -199,11 +199,11 @@ async def test_a_plain_program_talks_with_workflows(database: str, app: App, wor
             stream = client.read_stream("c/2", "numbers")
             assert [next(stream) for _ in range(3)] == [0, 1, 2]
             assert client.send("c/1", 5, "more", key="k")
-            assert one.result(10) == 7
+            assert one.result(30) == 7
             assert not client.send("c/1", 5, "more")
             assert client.cancel("c/2", children=False)
             with pytest.raises(everstep.WorkflowCancelledError):
-                client.handle_named("c/2").result(10)
+                client.handle_named("c/2").result(30)
             assert list(stream) == []
 
     await in_thread(program)

@@ -106,7 +106,7 @@ async def test_a_commit_that_may_be_missing_on_the_standby_ends_no_loop(
 
     monkeypatch.setattr(Runs, "lanes", doubtful)
     await asyncio.wait_for(told.wait(), 10)
-    assert await (await client.start(one_app.workflows["one"])).result(timeout=10) == 1
+    assert await (await client.start(one_app.workflows["one"])).result(timeout=30) == 1
     assert sql.one("SELECT count(*) FROM everstep.worker") == 1
 
 

@@ -23,7 +23,7 @@ async def replayed_an_hour_later(flow: Any, client: Any, worker: Any, sql: Any) 
     asleep = "SELECT 1 FROM everstep.run WHERE wake_at > everstep.clock() + interval '1000 s'"
     await eventually(lambda: sql(asleep))
     sql.advance_clock(HOUR + 1)
-    return await handle.result(10)
+    return await handle.result(30)
 
 
 @pytest.mark.parametrize("how", ["await", "shield", "wait"])
@@ -54,7 +54,7 @@ async def test_a_block_that_waits_for_a_task_made_before_it(app, client, worker,
     first = await worker(grace=0.0)
     handle = await client.start(flow)
     await hold.moved(first, worker)
-    assert await handle.result(6) == ["held"]
+    assert await handle.result(30) == ["held"]
 
 
 async def test_a_task_made_in_a_block_outlives_it(app, client, worker, sql):
@@ -73,7 +73,7 @@ async def test_a_task_made_in_a_block_outlives_it(app, client, worker, sql):
     handle = await client.start(flow)
     await client.get_event(handle.id, "passed", timeout=10)
     await hold.moved(first, worker)
-    assert await handle.result(6) == "held"
+    assert await handle.result(30) == "held"
 
 
 async def test_code_behind_a_group_of_tasks_that_was_cancelled_is_not_reached(app, client, worker):
@@ -99,7 +99,7 @@ async def test_code_behind_a_group_of_tasks_that_was_cancelled_is_not_reached(ap
     first = await worker(grace=0.0)
     handle = await client.start(flow)
     await hold.moved(first, worker)
-    assert await handle.result(6) == ["late"]
+    assert await handle.result(30) == ["late"]
 
 
 @pytest.mark.parametrize("seconds", [0.9, 60], ids=["in memory", "parked"])
@@ -156,7 +156,7 @@ async def test_a_block_left_by_another_error_leaves_no_cancellation_behind(app, 
         return "?"
 
     await worker()
-    assert await (await client.start(flow)).result(6) == "the step failed"
+    assert await (await client.start(flow)).result(30) == "the step failed"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ async def test_a_child_s_deadline_without_a_time_zone(app: App, client: Client, 
     await worker()
     handle = await client.start(parent, deadline=datetime.now(UTC) + timedelta(hours=1))
     with pytest.raises(WorkflowError, match="has no time zone"):
-        await handle.result(10)
+        await handle.result(30)
 
 
 async def test_a_plain_workflow_waits_for_what_is_no_handle(
@@ -33,4 +33,4 @@ async def test_a_plain_workflow_waits_for_what_is_no_handle(
 
     await worker()
     with pytest.raises(WorkflowError, match="takes handles of workflows, not 'an-id'"):
-        await (await client.start(flow)).result(10)
+        await (await client.start(flow)).result(30)

@@ -158,7 +158,7 @@ async def test_it_commits_with_its_record_or_not_at_all(
     buy = flows(app, database, form)
     await worker()
     handle = await client.start(buy)
-    assert await handle.result(10) == "two is refused"
+    assert await handle.result(30) == "two is refused"
     assert [row[0] for row in there("SELECT n FROM booked")] == [1]
     kinds = [step.kind for step in await handle.steps()]
     if database is None:
@@ -191,7 +191,7 @@ async def test_options_at_the_call(app: App, worker: StartWorker, client: Client
 
     await worker()
     handle = await client.start(flow)
-    assert await handle.result(10) == "serializable"
+    assert await handle.result(30) == "serializable"
     assert tries == ["serializable"] * 3
     assert [step.name for step in await handle.steps()] == ["its level"]
 
@@ -227,7 +227,7 @@ async def test_the_function_cannot_end_its_transaction(
 
     await worker()
     with pytest.raises(WorkflowError, match="to roll back, raise an exception"):
-        await (await client.start(buy)).result(10)
+        await (await client.start(buy)).result(30)
     # A statement of the function's own that says COMMIT is one: the error comes too late to undo it.
     assert len(elsewhere.booked) == (1 if how == "sql" else 0)
     assert elsewhere.sql("SELECT FROM everstep_transaction") == []
@@ -253,7 +253,7 @@ async def test_a_failed_statement_that_is_swallowed_is_an_error(
 
     await worker()
     with pytest.raises(WorkflowError, match="savepoint"):
-        await (await client.start(buy)).result(10)
+        await (await client.start(buy)).result(30)
     assert there("SELECT n FROM booked") == []
 
 
@@ -278,7 +278,7 @@ async def test_a_session_sends_what_it_holds_back_before_the_commit(
         return await twice()
 
     await worker()
-    assert await (await client.start(buy)).result(10) == 2
+    assert await (await client.start(buy)).result(30) == 2
     assert sorted(row[0] for row in there("SELECT n FROM booked")) == [7, 8]
 
 

@@ -365,7 +365,7 @@ async def test_a_database_that_is_away_stops_nothing_else(
     with caplog.at_level(logging.WARNING, "everstep"):
         await worker()
         waiting = await client.start(buy, 1)
-        assert await (await client.start(other)).result(10) == "done"
+        assert await (await client.start(other)).result(30) == "done"
         with pytest.raises(WorkflowError, match="cannot connect to Postgres at 127"):
             await waiting.result(20)
         await eventually(lambda: "database ledger" in caplog.text)

@@ -44,12 +44,12 @@ async def test_a_workflow_is_pinned_by_its_first_claim_and_not_before(client, wo
         (backlog.id, None),
     ]
     await worker(app_of("v2", ran), version="v2")
-    assert await backlog.result(timeout=10) == "v2"
+    assert await backlog.result(timeout=30) == "v2"
     # What v1 began waits for v1, and v2 leaves it alone.
     assert sql("SELECT id, state FROM everstep.run") == [(begun.id, 1)]
     gate.set()
     await worker(app_of("v1", ran), version="v1")
-    assert await begun.result(timeout=10) == "v1"
+    assert await begun.result(timeout=30) == "v1"
     assert ran == {"begun": "v1", "backlog": "v2"}
     assert sql("SELECT version, count(*) FROM everstep.workflow GROUP BY 1 ORDER BY 1") == [
         ("v1", 1),
@@ -81,9 +81,9 @@ async def test_a_start_inside_a_worker_that_is_not_routed_to_goes_elsewhere(clie
     old = await worker(app_of("v1", ran), version="v1")
     new = await worker(app_of("v2", ran), version="v2")
     handle = await new.client.start(new.app.workflows["flow"], "a")
-    assert await handle.result(timeout=10) == "v1"
+    assert await handle.result(timeout=30) == "v1"
     handle = await old.client.start(old.app.workflows["flow"], "b")
-    assert await handle.result(timeout=10) == "v1"
+    assert await handle.result(timeout=30) == "v1"
 
 
 @pytest.mark.parametrize(
@@ -210,14 +210,14 @@ async def test_a_paused_queue_keeps_its_workflows(client, worker, sql):
     sql("INSERT INTO everstep.queue (name, created_at) VALUES ('open', now())")
     await worker(app_of("any", ran), queues=["default", "open"])
     passed = await client.start(flow, "passed", queue="open")
-    await passed.result(timeout=10)
+    await passed.result(timeout=30)
     # Polls have gone by with the paused queue in view.
     assert list(ran) == ["passed"]
     assert sql("SELECT ready, paused FROM everstep.v1_queues WHERE queue = 'default'") == [
         (1, True)
     ]
     sql("UPDATE everstep.queue SET paused = false")
-    assert await held.result(timeout=10) == "any"
+    assert await held.result(timeout=30) == "any"
 
 
 async def test_the_more_urgent_go_first(client, worker, sql):
@@ -241,5 +241,5 @@ async def test_a_workflow_that_no_worker_knows_is_left_alone(client, worker, sql
     await worker(app_of("any", ran))
     await client.start_named("unheard-of", {"key": "x"}, id="unknown")
     known = await client.start_named("flow", {"key": "y"})
-    assert await known.result(timeout=10) == "any"
+    assert await known.result(timeout=30) == "any"
     assert sql("SELECT id, state, epoch FROM everstep.run") == [("unknown", 1, 0)]

@@ -88,7 +88,7 @@ async def test_a_lost_wake_up_of_any_branch_is_made_up_for(
     await eventually(lambda: sql(parked) == [(waits_for,)])
     for statement, arguments in ((EVENT, ["p:1", "k"]), (MESSAGE, ["b"]), (MESSAGE, ["a"])):
         sql(statement, arguments)  # as a sender does that dies before it wakes anybody
-    assert await handle.result(10) == [1, 1, 1]
+    assert await handle.result(30) == [1, 1, 1]
 
 
 async def test_a_branch_that_waits_for_its_commit_keeps_the_others_from_parking(
@@ -140,7 +140,7 @@ async def test_a_branch_that_waits_for_its_commit_keeps_the_others_from_parking(
         )
     await eventually(lambda: sql.one("SELECT count(*) FROM everstep.checkpoint") == 2, within=5)
     await client.send(handle.id, "gone", "go")
-    assert await handle.result(10) == "gone"
+    assert await handle.result(30) == "gone"
 
 
 async def test_a_park_that_waited_for_a_lock_and_was_refused_leaves_the_workflow_running(
@@ -242,9 +242,9 @@ async def test_a_workflow_that_begins_anew_takes_its_messages_and_writes_its_str
     handle = await client.start(work, id="w")
     await client.send("w", "again", "go")
     with pytest.raises(everstep.WorkflowError):
-        await handle.result(10)
+        await handle.result(30)
     handle = await client.start(work, id="w", on_existing="restart")
-    assert await handle.result(10) == "again"
+    assert await handle.result(30) == "again"
     assert [value async for value in client.read_stream("w", "s")] == [2]
 
 
@@ -289,4 +289,4 @@ async def test_who_read_an_event_long_ago_is_not_remembered_for_ever(worker, cli
         assert set(await asyncio.gather(*[handle.result(20) for handle in handles])) == {1}
     assert sql.one("SELECT cardinality(waiters) FROM everstep.run WHERE id = 'board'") < 300
     await client.send("board", 1, topic="stop")
-    await endless.result(10)
+    await endless.result(30)

@@ -71,7 +71,7 @@ async def test_a_start_in_a_transaction_is_hinted_without_knowing_when_that_comm
     starter = one.client if local else client
     async with await psycopg.AsyncConnection.connect(database) as connection:
         handle = await starter.start(flow, connection=connection)
-    assert await handle.result(10) == 1
+    assert await handle.result(30) == 1
 
 
 async def test_what_comes_too_late_for_a_worker_is_refused_and_steps_are_not(app, worker, client):
@@ -92,7 +92,7 @@ async def test_what_comes_too_late_for_a_worker_is_refused_and_steps_are_not(app
     async def late_step() -> int:
         return 7
 
-    assert await (await client.start(early)).result(10) == 7
+    assert await (await client.start(early)).result(30) == 7
     await one.stop()
 
     @app.workflow
@@ -100,4 +100,4 @@ async def test_what_comes_too_late_for_a_worker_is_refused_and_steps_are_not(app
         return 8
 
     await worker()
-    assert await (await client.start(late)).result(10) == 8
+    assert await (await client.start(late)).result(30) == 8

@@ -126,10 +126,10 @@ async def test_the_error_of_a_child_names_it_and_shows_the_users_code_only(
         return ""
 
     await worker()
-    told = await (await client.start(parent, "bell", id="p")).result(10)
+    told = await (await client.start(parent, "bell", id="p")).result(30)
     assert told == "workflow 'p/1' failed: LookupError: no bell"
     with pytest.raises(WorkflowError) as caught:
-        await client.handle(child, "p/1").result(10)
+        await client.handle(child, "p/1").result(30)
     frames = [line for line in caught.value.failure.traceback.splitlines() if "File " in line]
     assert frames
     assert all(__file__ in frame for frame in frames)
@@ -163,7 +163,7 @@ async def test_a_name_that_cannot_be_stored_fails_its_own_workflow_and_disturbs_
     tenure = running.tenure
     for which in MISNAMED:
         with pytest.raises(WorkflowError, match=r"UsageError: .* not ") as caught:
-            await (await client.start(misnamed, which)).result(10)
+            await (await client.start(misnamed, which)).result(30)
         assert caught.value.failure.type == "everstep.errors.UsageError"
     assert running.tenure is tenure
 
@@ -190,5 +190,5 @@ async def test_an_error_that_is_no_exception_fails_its_workflow_only(
     running = await worker()
     tenure = running.tenure
     with pytest.raises(WorkflowError, match="Unusual: unusual"):
-        await (await client.start_named("raises", {})).result(10)
+        await (await client.start_named("raises", {})).result(30)
     assert running.tenure is tenure
