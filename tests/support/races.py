@@ -113,7 +113,7 @@ async def _take_over(sides: Sides, ids: list[str]) -> set[str]:
     seen: set[str] = set()
     session = sides.heir_session
     while len(mine) < len(ids):
-        await sides.heir.rescue(session)
+        await sides.heir.sweep(session, max_crashes=1_000_000, error=b"")
         claimed = await sides.heir.claim(
             session, Lane("default", 1), names=["race"], cursor=None, limit=100
         )
