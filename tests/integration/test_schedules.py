@@ -640,7 +640,7 @@ async def test_the_command_line_does_it_all(sql, clock, scheduler, database):
     said = await run(
         "backfill", "hourly", "--start", "2026-05-01T09:00", "--end", "2026-05-01T11:00"
     )
-    assert said == "2 workflows started, 0 were there already\n"
+    assert said == "started: 2, there already: 0\n"
     with pytest.raises(UsageError, match="nothing to change: say what"):
         await run("set", "hourly")
 

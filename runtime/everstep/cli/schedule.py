@@ -186,7 +186,7 @@ def backfill(
         case "ids":
             click.echo("\n".join(started), nl=bool(started))
         case _:
-            click.echo(f"{len(started)} workflows started, {existing} were there already")
+            click.echo(f"started: {len(started)}, there already: {existing}")
 
 
 def _moment(text: str, now: datetime) -> datetime:
