@@ -23,7 +23,7 @@ class Figure:
 class Row:
     """One measurement, which may give several figures. `theirs` is None for what the rival has not.
 
-    `turns`: fewer than the first table's three where each takes long, so that all of it ends within eight minutes.
+    `turns`: fewer than the first table's three where each takes long, so that all of it ends within ten minutes.
     """
 
     name: str
