@@ -33,9 +33,9 @@ async def test_a_long_sleep_parks_and_leaves_nothing_in_memory(app, client, work
     (recorded,) = sql("SELECT recorded_at FROM everstep.checkpoint")
     assert (row.worker_id, row.epoch) == (None, 2)
     assert row.wake_at == recorded.recorded_at + timedelta(days=3)
+    beats = sql.one("SELECT max(lease_until) FROM everstep.worker")
     sql.advance_clock(3 * 86_400 - 60)
     # Not before time: sweeps and timers go round, and nothing happens.
-    beats = sql.one("SELECT max(lease_until) FROM everstep.worker")
     await eventually(
         lambda: sql.one("SELECT max(lease_until) FROM everstep.worker") > beats + timedelta(days=2)
     )
