@@ -60,7 +60,8 @@ async def test_a_running_async_step_is_stopped_within_two_seconds(app, client, w
     assert await handle.steps() == []
 
 
-async def test_what_a_stopped_step_raises_is_not_recorded_nor_retried(app, client, worker):
+@pytest.mark.parametrize("error", [ConnectionError("closing failed"), SystemExit(3)], ids=repr)
+async def test_what_a_stopped_step_raises_is_not_recorded_nor_retried(app, client, worker, error):
     begun = asyncio.Event()
     tries: list[int] = []
 
@@ -71,7 +72,7 @@ async def test_what_a_stopped_step_raises_is_not_recorded_nor_retried(app, clien
         try:
             await asyncio.Event().wait()
         finally:
-            raise ConnectionError("closing failed")
+            raise error
 
     @app.workflow
     async def flow() -> None:

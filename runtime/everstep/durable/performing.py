@@ -44,13 +44,13 @@ async def _attempt(execution: Execution, step: StepContext, call: AttemptCall) -
     execution.steps_running += 1
     try:
         return await call(step)
-    except Exception:
+    except (Exception, SystemExit) as error:
         if execution.signal is not None:
             # What a step that was stopped raises on its way out is not its outcome.
             raise execution.signal from None
+        if isinstance(error, SystemExit):
+            raise _exited(error) from error
         raise
-    except SystemExit as error:
-        raise _exited(error) from error
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if stops_itself(execution) and task is not None and not task.cancelling():
