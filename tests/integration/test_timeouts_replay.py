@@ -12,6 +12,7 @@ from support.hold import Hold
 from support.waiting import eventually
 
 import everstep
+from everstep.durable import waiting
 
 HOUR = 3600
 
@@ -55,6 +56,43 @@ async def test_a_block_that_waits_for_a_task_made_before_it(app, client, worker,
     handle = await client.start(flow)
     await hold.moved(first, worker)
     assert await handle.result(30) == ["held"]
+
+
+async def test_a_limit_that_runs_out_while_a_branch_is_about_to_park(
+    app, client, worker, monkeypatch
+):
+    """The park of that branch would have no instant, and nobody would wake the block that is out of time."""
+
+    @app.workflow
+    async def flow() -> str:
+        task = asyncio.create_task(everstep.recv("never"))
+        try:
+            async with everstep.timeout(0.5):
+                await asyncio.wait({task})
+        except TimeoutError:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            return "out of time"
+        return "in time"
+
+    def block() -> None:
+        blocked.set()
+        time.sleep(1.0)
+
+    async def still(execution: Any) -> bool:
+        if not blocked.is_set():
+            asyncio.get_running_loop().call_soon(block)
+        return await original(execution)
+
+    # Both are due in the same turn of the event loop: the limit, and then the look whether nothing has moved.
+    blocked, original = asyncio.Event(), waiting._still
+    monkeypatch.setattr(waiting, "_still", still)
+    monkeypatch.setattr(waiting, "STILL_SECONDS", 0.6)
+    await worker()
+    handle = await client.start(flow)
+    assert await handle.result(30) == "out of time"
+    assert blocked.is_set()
 
 
 async def test_a_task_made_in_a_block_outlives_it(app, client, worker, sql):

@@ -151,10 +151,13 @@ class Timeout:
         while (remaining := execution.recorder.clock.until(when)) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(remaining, LOOK_SECONDS))
         await self._let_inner_ones_pass()
-        execution.waits.pop(self._at, None)
-        if not _delivered(self._outer) and not self._stopped():
-            self._decide(expired=True)
-            self._cancel()
+        # Who waits in the block and has found the workflow still must not park now: its park would have no instant.
+        with execution.engagement():
+            execution.waits.pop(self._at, None)
+            if not _delivered(self._outer) and not self._stopped():
+                self._decide(expired=True)
+                self._cancel()
+                await _turns()
 
     async def _let_inner_ones_pass(self) -> None:
         """Two limits may run out at the same moment; cancelled once for both, a task would know of one of them."""
@@ -199,6 +202,11 @@ class Timeout:
     def _stopped(self) -> bool:
         """Whether the workflow itself is being stopped, or has left."""
         return self._branch.execution.signal is not None or self._branch.execution.over
+
+
+async def _turns() -> None:
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
 
 
 def _delivered(limits: tuple[Timeout, ...]) -> bool:
