@@ -7,7 +7,10 @@ import asyncio
 import pytest
 from support.waiting import eventually
 
+import everstep
 from everstep import App, Client, WorkflowError
+from everstep.engine.committer import Committer
+from everstep.store.connection import RowRejected
 from everstep.store.runs import Runs
 
 COUNT = 300
@@ -70,11 +73,52 @@ async def test_one_bad_row_fails_its_workflow_and_no_other(
     assert len(sizes) <= MOST_STATEMENTS
     end.set()
     results = await asyncio.gather(
-        *[handle.result(timeout=20) for handle in handles], return_exceptions=True
+        *[handle.result(timeout=30) for handle in handles], return_exceptions=True
     )
     assert isinstance(results[bad], WorkflowError)
     assert kind in str(results[bad])
     assert results[:bad] + results[bad + 1 :] == ["good"] * (COUNT - 1)
+
+
+@pytest.mark.parametrize("then", ["ends", "fails", "parks", "records more"])
+async def test_what_a_workflow_hands_over_while_its_row_is_being_refused_is_not_recorded(
+    then, app, client: Client, worker, sql, monkeypatch
+):
+    """It would be a success, or a wait, that builds on a step which nobody has written down."""
+    sql.connection.execute(PICKY.format(statement=KINDS["22012"]).encode())
+    end = asyncio.Event()
+
+    @app.step
+    async def step() -> str:
+        return "bad"
+
+    @app.workflow
+    async def flow() -> str:
+        task = asyncio.create_task(step())
+        await end.wait()
+        if then == "parks":
+            await everstep.sleep(3600)
+        elif then == "records more":
+            await everstep.set_event("said", 1)
+        elif then == "fails":
+            raise LookupError("before the database has answered")
+        return await task
+
+    async def refused_late(self, rows, *, waiting):
+        try:
+            return await original(self, rows, waiting=waiting)
+        except RowRejected:
+            end.set()
+            await eventually(lambda: self._groups)
+            raise
+
+    original = Committer._repeat
+    monkeypatch.setattr(Committer, "_repeat", refused_late)
+    await worker()
+    handle = await client.start(flow)
+    with pytest.raises(WorkflowError, match="the database refuses what workflow"):
+        await handle.result(30)
+    assert await handle.steps() == []
 
 
 def count_checkpoints(monkeypatch) -> list[int]:

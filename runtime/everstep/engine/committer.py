@@ -236,6 +236,9 @@ class Committer:
         log.error("workflow %s: the database refuses its row: %s", execution.id, reason)
         for branch, seq in zip(rows.c_branch, rows.c_seq, strict=True):
             execution.log.pop((branch, seq), None)
+        # What it handed over meanwhile, perhaps its end, builds on the row that is not there.
+        for group in self._groups:
+            group.rows = only(group.rows, group.rows.ids() - {execution.id})
         execution.broken = PayloadError(
             f"the database refuses what workflow {execution.id} records: {reason}"
         )
