@@ -53,6 +53,9 @@ def test_the_widest_burst_of_a_list_of_times_is_found():
     assert widest_burst(at(0, 0, 0), 1) == pytest.approx(3)
     assert widest_burst(at(0, 1, 2, 3), 1) == pytest.approx(1)
     assert widest_burst(at(0, 10, 10, 10.5), 1) == pytest.approx(2.5)
+    today = 1_763_899_745.007389
+    times = at(*[today + n / 1000 for n in range(100)])
+    assert widest_burst(times, 1000) == pytest.approx(1, abs=TOLERANCE)
 
 
 async def claim_at_random(database, sql, rng, tick, *, rate, rounds=400):

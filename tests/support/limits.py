@@ -72,9 +72,11 @@ def put(
 
 def widest_burst(times: Sequence[datetime], rate: float) -> float:
     """The largest, over all windows of w seconds, of what began in them minus `rate * w`."""
-    seconds = sorted(time.timestamp() for time in times)
-    if not seconds:
+    if not times:
         return 0.0
+    # From the first one on: a rate times the seconds since 1970 is more than a float holds exactly.
+    first = min(times)
+    seconds = sorted((time - first).total_seconds() for time in times)
     least, widest = float("inf"), 0.0
     for n, second in enumerate(seconds):
         # A window that begins with the i-th and ends with the n-th holds n - i + 1.
