@@ -133,7 +133,7 @@ async def test_the_reply_to_a_hand_over_may_be_lost(postgres: Server, database: 
         async with Worker(app, settings), Client.connect(database) as client:
             proxy.lose = lambda request: b'{"n":4}' in request
             handle = await client.start(flow, 0)
-            assert await handle.result(timeout=20) == 6
+            assert await handle.result(timeout=30) == 6
         assert len(proxy.lost) == 1
     assert ran == list(range(7))
     assert sql.one("SELECT count(*) FROM everstep.checkpoint") == 7 + 6

@@ -36,7 +36,7 @@ async def test_without_listeners_work_is_found_by_looking(database, worker, sql,
 
     async def one(client: Client, n: int) -> None:
         began = time.monotonic()
-        assert await (await client.start(flow, n)).result(timeout=20) == n
+        assert await (await client.start(flow, n)).result(timeout=30) == n
         latencies.append(time.monotonic() - began)
 
     killed = 0

@@ -23,7 +23,7 @@ async def cancel_and_see(client: Any, handle: Any) -> float:
     began = time.monotonic()
     assert await client.cancel(handle.id)
     with pytest.raises(WorkflowCancelledError):
-        await handle.result(20)
+        await handle.result(30)
     return time.monotonic() - began
 
 
@@ -31,7 +31,7 @@ async def cancelled_once_begun(flow: Any, begun: asyncio.Event, client: Any, wor
     """A workflow whose step has begun and is cancelled then, which takes less than two seconds."""
     await worker(**LEASE)
     handle = await client.start(flow)
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 30)
     assert await cancel_and_see(client, handle) < 2
     return handle
 
@@ -141,7 +141,7 @@ async def test_a_task_left_behind_ends_with_its_workflow_and_records_nothing(app
     await worker()
     handle = await client.start(flow)
     assert await handle.result(30) == "done"
-    await asyncio.wait_for(stopped.wait(), 10)
+    await asyncio.wait_for(stopped.wait(), 30)
     assert [step.name.rpartition(".")[2] for step in await handle.steps()] == ["wait"]
     assert after == []
 
@@ -203,7 +203,7 @@ async def test_a_plain_workflow_stops_at_its_next_step_and_its_async_step_at_onc
     @app.step
     def busy() -> None:
         begun.set()
-        go_on.wait(20)
+        go_on.wait(30)
         ran.append("busy")
 
     @app.step
@@ -234,7 +234,7 @@ async def test_a_plain_workflow_stops_at_its_next_step_and_its_async_step_at_onc
     await eventually(lambda: started.tenure.runner.executions[handle.id].signal is not None)
     go_on.set()
     with pytest.raises(WorkflowCancelledError):
-        await handle.result(20)
+        await handle.result(30)
     assert ran == ["busy"]
     begun.clear()
     handle = await client.start(in_async_step)
@@ -304,9 +304,9 @@ async def test_a_parent_sees_that_its_inline_child_was_cancelled(app, client, wo
 
     await worker(**LEASE)
     handle = await client.start(grandparent, id="g")
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 30)
     await client.cancel("g/1/1")
-    assert "workflow 'g/1/1' was cancelled" in await handle.result(20)
+    assert "workflow 'g/1/1' was cancelled" in await handle.result(30)
 
 
 async def test_cancelling_a_grandparent_stops_running_steps_of_all_below(app, client, worker, sql):
@@ -334,9 +334,9 @@ async def test_cancelling_a_grandparent_stops_running_steps_of_all_below(app, cl
 
     await worker(**LEASE)
     handle = await client.start(grandparent, id="g")
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 30)
     assert await cancel_and_see(client, handle) < 2
-    await asyncio.wait_for(stopped.wait(), 2)
+    await asyncio.wait_for(stopped.wait(), 30)
     await eventually(lambda: sql("SELECT status FROM everstep.workflow WHERE status <> 3") == [])
 
 

@@ -32,8 +32,9 @@ async def test_who_holds_a_lock_may_ask_the_client_that_waits_for_it(
         waiting = asyncio.ensure_future(asking)
         try:
             await eventually(lambda: sql.one(WAITS) == 1)
-            info = await asyncio.wait_for(handle.info(), 3)
+            info = await asyncio.wait_for(handle.info(), 30)
+            assert not waiting.done()
         finally:
             await connection.commit()
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 30)
     assert info.id == handle.id

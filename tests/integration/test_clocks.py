@@ -117,7 +117,7 @@ async def test_a_step_of_the_databases_clock_takes_no_worker_down(
     assert [one.tenure for one in workers] == tenures
     assert [one.phase for one in workers] == [Phase.LIVE] * 3
     go.set()
-    assert [await handle.result(timeout=20) for handle in handles] == list(range(30))
+    assert [await handle.result(timeout=30) for handle in handles] == list(range(30))
     assert sorted(reached) == list(range(30))
     assert sql.one(RESCUED) == 0
 
@@ -134,4 +134,4 @@ async def test_a_sleep_is_as_long_as_the_databases_clock_says(client, worker, sq
     handle = await client.start(flow)
     await eventually(lambda: sql.one("SELECT state FROM everstep.run") == 3)
     sql.advance_clock(3_600)
-    assert await handle.result(timeout=20) == "awake"
+    assert await handle.result(timeout=30) == "awake"

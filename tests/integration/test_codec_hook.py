@@ -122,7 +122,7 @@ async def test_no_payload_is_in_any_table_as_it_was_written(
         "step", "transaction", "receive", "continue",
     }  # fmt: skip
     with sync.Client.connect(database, codec=Sealed()) as plain:
-        assert plain.handle(talk, "talk").result(5) == [SECRET] * 8
+        assert plain.handle(talk, "talk").result(30) == [SECRET] * 8
 
 
 async def test_readers_outside_see_what_was_said(
@@ -140,7 +140,7 @@ async def test_readers_outside_see_what_was_said(
 
     await worker()
     handle = await client.start(say, SECRET, attributes={"colour": "plain"})
-    assert await client.get_event(handle.id, "said", timeout=10) == SECRET
+    assert await client.get_event(handle.id, "said", timeout=30) == SECRET
     assert [event.value for event in await client.events(handle.id)] == [SECRET]
     assert [each async for each in client.read_stream(handle.id, "words")] == [
         f"{SECRET} {number}" for number in range(3)
@@ -357,15 +357,15 @@ async def test_another_key_or_none_says_what_to_configure(
         with pytest.raises(
             PayloadError, match="encoded with codec 100, and none is configured here"
         ):
-            await without.handle(flow, "w").result(5)
+            await without.handle(flow, "w").result(30)
         with pytest.raises(PayloadError, match="codec="):
             await without.start(flow, SECRET, id="w")
     async with Client.connect(database, codec=Sealed(id=101)) as other:
         with pytest.raises(PayloadError, match="codec 100, and 101 is configured"):
-            await other.handle(flow, "w").result(5)
+            await other.handle(flow, "w").result(30)
     async with Client.connect(database, codec=Sealed(KEY[::-1])) as wrong:
         with pytest.raises(PayloadError, match="made with another key"):
-            await wrong.handle(flow, "w").result(5)
+            await wrong.handle(flow, "w").result(30)
     # The same input is the same, whatever its ciphertext.
     again = await client.start(flow, SECRET, id="w")
     assert not again.created

@@ -81,7 +81,7 @@ async def test_a_row_the_database_refuses_fails_its_workflow_and_no_other(
     await eventually(lambda: len(running.tenure.runner.executions) == 60)
     gate.set()
     outcomes = await asyncio.gather(
-        *[handle.result(timeout=20) for handle in handles], return_exceptions=True
+        *[handle.result(timeout=30) for handle in handles], return_exceptions=True
     )
     assert isinstance(outcomes[13], WorkflowError)
     assert "the database refuses what workflow" in str(outcomes[13])
@@ -135,7 +135,7 @@ async def test_waiting_for_results_ends_when_the_schema_is_gone(database, app, c
     await eventually(lambda: client.outcomes._waiters)
     sql("ALTER TABLE everstep.workflow RENAME TO hidden")
     with pytest.raises(SchemaError):
-        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(waiting, 30)
     sql("ALTER TABLE everstep.hidden RENAME TO workflow")
 
 
@@ -234,7 +234,7 @@ async def test_no_transaction_is_left_open_between_messages(database, app, worke
     await worker()
     handles = await asyncio.gather(*[client.start(flow) for _ in range(60)])
     for handle in handles:
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
     assert seen == set()
 
 
@@ -309,7 +309,7 @@ async def test_everything_works_through_a_transaction_pooler(pgbouncer, sql):
 async def test_behind_a_pooler_nobody_listens(pgbouncer):
     """The server's session would go on listening, and its hints would pile up in whichever connection has it next."""
     ear = Ear(pgbouncer, "everstep", {Channel.READY: lambda: None})
-    await asyncio.wait_for(ear.run(), 10)
+    await asyncio.wait_for(ear.run(), 30)
     async with await connect(pgbouncer, "test") as connection:
         cursor = await connection.execute("SELECT * FROM pg_listening_channels()")
         assert await cursor.fetchall() == []

@@ -406,7 +406,7 @@ async def race(url: str, rng: random.Random) -> tuple[list[Call], dict[str, int]
         workers = [asyncio.ensure_future(works(speaker)) for speaker in speakers]
         await asyncio.gather(*[caller(rng.randrange(2**32)) for _ in range(CALLERS)])
         over.set()
-        await asyncio.wait_for(asyncio.gather(*workers), 20)
+        await asyncio.wait_for(asyncio.gather(*workers), 30)
     return calls, ran
 
 

@@ -54,7 +54,7 @@ async def test_a_workflow_goes_on_under_its_id_with_new_arguments_and_an_empty_l
 
     await worker(lease_ttl=0.9)
     handle = await client.start_named("count", {"n": 0, "until": 12}, id="counter")
-    assert await handle.result(timeout=15) == [12, "counter"]
+    assert await handle.result(timeout=30) == [12, "counter"]
     assert len(keys) == len(set(keys)) == 36
     assert sql.one("SELECT count(*) FROM everstep.workflow") == 1
     steps = await client.steps("counter")
@@ -134,7 +134,7 @@ async def test_a_plain_workflow_continues_like_an_async_one(
         return n
 
     await worker(lease_ttl=0.9)
-    assert await (await client.start(count, 0)).result(timeout=15) == 4
+    assert await (await client.start(count, 0)).result(timeout=30) == 4
     assert ran == [0, 1, 2, 3, 4]
 
 
@@ -323,7 +323,7 @@ async def test_a_queue_with_a_limit_gets_its_slot_back(
 
     handles = [await client.start(turns, who, 0) for who in ("a", "b")]
     await worker()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         await asyncio.gather(*[handle.result() for handle in handles])
     # Each one goes to the end of the queue when it continues: nobody keeps the only place for ever.
     assert order == ["a", "b"] * 4
@@ -344,7 +344,7 @@ async def test_a_message_that_comes_while_it_continues_is_not_lost(
     handle = await client.start(hears, [])
     for n in range(60):
         await client.send(handle.id, n, "n")
-    assert await handle.result(timeout=20) == list(range(60))
+    assert await handle.result(timeout=30) == list(range(60))
 
 
 async def test_cancelled_while_it_runs_it_does_not_continue(
@@ -392,7 +392,7 @@ async def test_a_draining_worker_lets_a_workflow_continue_elsewhere(
     await first.stop()
     assert sql.one("SELECT crashes FROM everstep.run") == 0
     await worker()
-    assert await handle.result(timeout=15) == 60
+    assert await handle.result(timeout=30) == 60
 
 
 @pytest.mark.no_replay("its thread is held up once only")
@@ -402,7 +402,7 @@ async def test_a_plain_workflow_waits_for_its_threads_before_it_continues(
     release = threading.Event()
 
     def slow(n: int) -> int:
-        release.wait(20)
+        release.wait(30)
         return n
 
     @app.workflow
@@ -458,5 +458,5 @@ async def test_replayed_after_every_checkpoint_it_continues_all_the_same(
 
     plan = Plan(replay=True)
     async with Worker(app, Settings(url=database, lease_ttl=5.0, grace=5.0), probe=plan.probe):
-        assert await (await client.start(flow, 0)).result(timeout=15) == 5
+        assert await (await client.start(flow, 0)).result(timeout=30) == 5
     assert ran == [n for n in range(6) for _ in range(2)]

@@ -80,7 +80,7 @@ async def test_a_stopped_worker_lets_its_running_step_finish_and_begins_none(cli
     stopping = asyncio.ensure_future(leaving.stop())
     await eventually(lambda: sql.one("SELECT state FROM everstep.worker") == 2)
     go.set()
-    await asyncio.wait_for(stopping, 5)
+    await asyncio.wait_for(stopping, 30)
     assert began_another == []
     assert sql("SELECT name FROM everstep.checkpoint") == [("second",)]
 
@@ -91,7 +91,7 @@ async def test_a_stopped_worker_that_is_full_does_not_wait_for_room(client, work
     await client.start(app.workflows["flow"])
     await client.start(app.workflows["flow"])
     await reached.wait()
-    await asyncio.wait_for(leaving.stop(), 5)
+    await asyncio.wait_for(leaving.stop(), 30)
     assert sql("SELECT state FROM everstep.run") == [(1,), (1,)]
 
 
@@ -151,7 +151,7 @@ async def test_a_worker_whose_lease_is_lost_begins_anew_under_another_name(
 
     monkeypatch.setattr(HeartbeatConnection, "beat", failing)
     await eventually(lambda: running.tenure is not first and running.phase is Phase.LIVE)
-    await asyncio.wait_for(reached.wait(), 10)
+    await asyncio.wait_for(reached.wait(), 30)
     go.set()
     assert await handle.result(timeout=30) == [1, 2]
     recorded = sql(
@@ -454,7 +454,7 @@ async def test_suspects_are_claimed_one_at_a_time_and_alone(client, worker, sql)
     sql("UPDATE everstep.run SET crashes = 3 WHERE id LIKE 's%'")
     await worker(app)
     for id_ in ids:
-        await client.handle(flow, id_).result(timeout=20)
+        await client.handle(flow, id_).result(timeout=30)
     for company in together:
         if any(id_.startswith("s") for id_ in company):
             assert len(company) == 1

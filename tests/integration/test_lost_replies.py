@@ -62,7 +62,7 @@ async def test_a_lost_reply_changes_nothing(statement, database, postgres, proxy
     settings = Settings(url=through(proxy, database, postgres), lease_ttl=1.5, grace=2.0)
     async with Worker(app, settings), Client.connect(settings.url) as client:
         handle = await client.start(app.workflows["flow"], id="one")
-        assert await handle.result(timeout=20) == [1, 2, 3]
+        assert await handle.result(timeout=30) == [1, 2, 3]
     assert len(proxy.lost) == 1
     assert ran == [1, 2, 3]
     assert sql.one("SELECT count(*) FROM everstep.checkpoint") == 4
@@ -86,11 +86,11 @@ async def test_each_kind_of_commit_may_lose_its_reply(kind, database, postgres, 
     async with Worker(app, settings), Client.connect(database) as client:
         # A first workflow has every statement prepared: from then on requests hold parameters only.
         first = await client.start(app.workflows["flow"])
-        await first.result(timeout=20)
+        await first.result(timeout=30)
         ran.clear()
         proxy.lose = lambda request: b"w-42-lost" in request and COMMITS[kind](request)
         handle = await client.start(app.workflows["flow"], id="w-42-lost")
-        assert await handle.result(timeout=20) == [1, 2, 3]
+        assert await handle.result(timeout=30) == [1, 2, 3]
     assert len(proxy.lost) == 1
     assert ran == [1, 2, 3]
     assert sql.one("SELECT count(*) FROM everstep.checkpoint WHERE workflow_id = 'w-42-lost'") == 4
@@ -122,7 +122,7 @@ async def test_a_start_that_begins_here_may_lose_its_reply(database, postgres, p
         proxy.lose_reply_to(b"existing")
         handle = await worker.client.start(app.workflows["flow"], id="one")
         assert len(proxy.lost) == 1
-        assert await handle.result(timeout=20) == [1, 2, 3]
+        assert await handle.result(timeout=30) == [1, 2, 3]
     assert sql.one("SELECT count(*) FROM everstep.workflow") == 1
 
 

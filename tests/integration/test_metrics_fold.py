@@ -118,7 +118,7 @@ async def test_a_statement_of_the_sampler_ends_at_its_time_limit(database, sql):
     with psycopg.connect(database) as migration:
         migration.execute("LOCK TABLE everstep.queue IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(Passing, match="statement timeout"):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await link.call(
                     lambda c: MetricRows("everstep", timeout=0.1).gauge(c, Query.QUEUES)
                 )

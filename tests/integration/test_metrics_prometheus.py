@@ -110,10 +110,10 @@ async def run_some(client: Client, add, fail, many: int) -> None:
     handles = [await client.start(add, n) for n in range(many)]
     failing = [await client.start(fail) for _ in range(many)]
     for handle in handles:
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
     for handle in failing:
         with pytest.raises(everstep.WorkflowError):
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
 
 
 async def test_every_panel_of_the_board_has_an_answer(app, client, worker, sql):
@@ -134,7 +134,7 @@ async def test_every_panel_of_the_board_has_an_answer(app, client, worker, sql):
         assert sql.one("SELECT everstep.declare_dead('doomed')") == 1
         await eventually(lambda: rescued(sql) == 1)
         go_on.set()
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
         await client.start(add, 1, queue="forgotten")
         await eventually(lambda: doomed.lease_held)
         await sample(staying)

@@ -41,8 +41,8 @@ async def test_a_plain_workflow_talks_and_is_talked_to(app, client, worker):
 
     await worker()
     one = await client.start(answer)
-    assert await (await client.start(ask, one.id)).result(20) == 42
-    assert await one.result(20) == "done"
+    assert await (await client.start(ask, one.id)).result(30) == 42
+    assert await one.result(30) == "done"
     assert [line async for line in client.read_stream(one.id, "lines")] == ["one", "two"]
 
 
@@ -56,7 +56,7 @@ async def test_a_plain_recv_times_out(app, client, worker):
         return ""
 
     await worker()
-    assert "came in time" in await (await client.start(listen)).result(20)
+    assert "came in time" in await (await client.start(listen)).result(30)
 
 
 async def test_children_of_either_colour_inline_and_in_the_background(app, client, worker, sql):
@@ -108,7 +108,7 @@ async def test_recorded_values_and_patches_are_the_same_on_replay(app, client, w
     handle = await client.start(values)
     await eventually(lambda: parked(sql))
     sql.advance_clock(3601)
-    assert await handle.result(20) is True
+    assert await handle.result(30) is True
     assert len(runs) >= 2
     assert all(run == runs[0] for run in runs)
     names = [step.name for step in await handle.steps()]
@@ -145,7 +145,7 @@ async def test_sleep_until_waits_for_the_recorded_instant(app, client, worker, s
     await eventually(lambda: parked(sql))
     assert sql.one("SELECT wake_at FROM everstep.run") == instants[0]
     sql.advance_clock(3601)
-    assert await handle.result(20) == "awake"
+    assert await handle.result(30) == "awake"
     assert len(instants) >= 2
 
 
@@ -156,7 +156,7 @@ async def test_sleep_until_wants_a_time_zone(app, client, worker):
 
     await worker()
     with pytest.raises(WorkflowError, match="with a time zone"):
-        await (await client.start(naive)).result(20)
+        await (await client.start(naive)).result(30)
 
 
 # -- several at once ----------------------------------------------------------------------------
@@ -167,7 +167,7 @@ async def test_gather_runs_calls_side_by_side_each_in_its_branch(app, client, wo
 
     @app.step
     def wait(number: int) -> int:
-        meet.wait(10)  # only calls that run at the same time get beyond this
+        meet.wait(30)  # only calls that run at the same time get beyond this
         return number
 
     @app.step
@@ -186,7 +186,7 @@ async def test_gather_runs_calls_side_by_side_each_in_its_branch(app, client, wo
 
     await worker(threads=1)
     handle = await client.start(flow)
-    assert await handle.result(20) == [[2, 4], [7, 8, 9], [0, 2, 4], []]
+    assert await handle.result(30) == [[2, 4], [7, 8, 9], [0, 2, 4], []]
     places = [(s.branch, s.seq, s.name.rpartition(".")[2]) for s in await handle.steps()]
     assert sorted(places) == [
         ("1", 1, "double"),
@@ -258,7 +258,7 @@ async def test_what_the_engine_does_for_a_plain_workflow_is_no_branch_of_it(
     places = {(s.branch, s.name.rpartition(".")[2]) for s in await handle.steps() if s.branch}
     assert places == {("1", "coloured"), ("2", "flaky")}
     sql.advance_clock(3601)
-    result = await handle.result(20)
+    result = await handle.result(30)
     assert [*result[:2], *result[3:]] == ["a", "b", "c", "d"]
     assert sorted(ran) == ["a", "a", "b", "c", "d", "d"]
 
@@ -270,14 +270,14 @@ async def test_gather_raises_the_first_error_in_the_order_of_the_calls(app, clie
     @app.step
     def fail(name: str) -> None:
         if name == "first":
-            second_failed.wait(10)
+            second_failed.wait(30)
         else:
             second_failed.set()
         raise ValueError(name)
 
     @app.step
     def fine() -> None:
-        second_failed.wait(10)
+        second_failed.wait(30)
         after.append("fine")
 
     @app.workflow
@@ -289,7 +289,7 @@ async def test_gather_raises_the_first_error_in_the_order_of_the_calls(app, clie
         return ""
 
     await worker()
-    assert await (await client.start(flow)).result(20) == "first"
+    assert await (await client.start(flow)).result(30) == "first"
     assert after == ["fine"]
 
 
@@ -299,7 +299,7 @@ async def test_gather_parks_when_all_of_its_branches_wait_and_not_before(app, cl
     @app.step
     def busy() -> str:
         running.set()
-        go_on.wait(20)
+        go_on.wait(30)
         return "busy"
 
     def busy_then_wait() -> str:
@@ -328,7 +328,7 @@ async def test_gather_parks_when_all_of_its_branches_wait_and_not_before(app, cl
         lambda: sql.one("SELECT count(*) FROM everstep.message WHERE consumed_seq > 0")
     )
     sql.advance_clock(3601)
-    assert await handle.result(20) == ["hello", "busy"]
+    assert await handle.result(30) == ["hello", "busy"]
 
 
 async def test_many_workflows_that_gather_do_not_starve_the_thread_pool(app, client, worker):
@@ -368,7 +368,7 @@ async def test_a_worker_that_leaves_lets_the_steps_of_branches_end_and_another_g
     def step(name: str) -> str:
         if name == "slow":
             begun.set()
-            go_on.wait(20)
+            go_on.wait(30)
         ran.append(name)
         return name
 
@@ -385,13 +385,13 @@ async def test_a_worker_that_leaves_lets_the_steps_of_branches_end_and_another_g
     stopping = asyncio.create_task(first.stop())
     await eventually(lambda: first.phase == "draining")
     go_on.set()
-    await asyncio.wait_for(stopping, 10)
+    await asyncio.wait_for(stopping, 30)
     assert ran == ["slow"]  # it ended, was recorded, and nothing began after it
     assert [s.name.rpartition(".")[2] for s in await handle.steps()] == ["step"]
     await eventually(lambda: not branch_threads())
     await worker()
     await client.send(handle.id, "hello", "word")
-    assert await handle.result(20) == [["slow", "after"], "hello"]
+    assert await handle.result(30) == [["slow", "after"], "hello"]
     assert ran == ["slow", "after"]
 
 
@@ -406,7 +406,7 @@ async def test_too_many_calls_at_once_say_what_to_do(app, client, worker):
 
     await worker()
     with pytest.raises(WorkflowError, match=r"at most 200.*sync\.start"):
-        await (await client.start(flow)).result(20)
+        await (await client.start(flow)).result(30)
 
 
 async def test_as_completed_repeats_its_first_order(app, client, worker, sql):
@@ -415,7 +415,7 @@ async def test_as_completed_repeats_its_first_order(app, client, worker, sql):
 
     @app.step
     def wait(number: int) -> int:
-        gates[number].wait(10)
+        gates[number].wait(30)
         return number
 
     @app.workflow
@@ -434,7 +434,7 @@ async def test_as_completed_repeats_its_first_order(app, client, worker, sql):
     gates[2].set()
     await eventually(lambda: parked(sql))
     sql.advance_clock(3601)
-    assert await handle.result(20) == [2, 1, 0]
+    assert await handle.result(30) == [2, 1, 0]
     assert len(orders) >= 2
     assert all(order == [2, 1, 0] for order in orders)
 
@@ -481,9 +481,9 @@ async def test_the_wrong_colour_names_the_right_call(app, client, worker):
         return {name: said(call) for name, call in PLAIN_ONLY.items()}
 
     await worker()
-    for name, text in (await (await client.start(plain)).result(20)).items():
+    for name, text in (await (await client.start(plain)).result(30)).items():
         assert f"Call everstep.sync.{name}(…)" in text
-    for name, text in (await (await client.start(coloured)).result(20)).items():
+    for name, text in (await (await client.start(coloured)).result(30)).items():
         assert "would block this async workflow" in text
         assert f"{name}(…)" in text
 
@@ -512,8 +512,8 @@ async def test_children_of_the_wrong_colour_name_the_right_call(app, client, wor
         return said(plain_child)
 
     await worker()
-    assert "everstep.sync.run(async_child, …)" in await (await client.start(plain)).result(20)
-    assert "await everstep.run(plain_child, …)" in await (await client.start(coloured)).result(20)
+    assert "everstep.sync.run(async_child, …)" in await (await client.start(plain)).result(30)
+    assert "await everstep.run(plain_child, …)" in await (await client.start(coloured)).result(30)
 
 
 async def test_a_plain_workflow_starts_children_by_a_client_once(
@@ -532,5 +532,5 @@ async def test_a_plain_workflow_starts_children_by_a_client_once(
 
     await worker()
     handle = await client.start(parent, id="p")
-    assert await handle.result(20) == 2
+    assert await handle.result(30) == 2
     assert [row.id for row in sql("SELECT id FROM everstep.workflow WHERE id <> 'p'")] == ["p/1"]

@@ -273,7 +273,7 @@ async def test_who_waits_for_the_lock_of_a_queue_is_not_kept_waiting(database, s
     async with Claimant(database, "q") as claimant:
         with sql.connection.transaction():
             sql("SELECT FROM everstep.queue WHERE name = 'q' FOR NO KEY UPDATE")
-            assert await asyncio.wait_for(claimant.claim(1), 5) is None
+            assert await asyncio.wait_for(claimant.claim(1), 30) is None
         assert len((await claimant.claim(1)).claimed) == 1
 
 

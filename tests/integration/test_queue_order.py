@@ -97,7 +97,7 @@ async def test_lanes_full_of_what_is_for_others_are_gone_through_once_a_round(
     monkeypatch.setattr(Claimer, "run_once", counting_round)
     monkeypatch.setattr(Runs, "claim", counting_claim)
     await worker(app)
-    assert await (await client.start(work, priority=1)).result(20) == 1
+    assert await (await client.start(work, priority=1)).result(30) == 1
     assert "a round failed" not in caplog.text
     # In strides that double: an hour takes a dozen for each of the two lanes.
     print("claims in each round", rounds)

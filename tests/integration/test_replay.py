@@ -142,7 +142,7 @@ async def test_every_step_is_answered_from_the_log_after_a_release(client, worke
         await eventually(
             lambda n=n: sql.one("SELECT count(*) FROM everstep.checkpoint") >= min(n, 1)
         )
-        await asyncio.wait_for(moved.wait(), 10)
+        await asyncio.wait_for(moved.wait(), 30)
         await now.stop()
     hold.set()
     await worker(app)

@@ -215,7 +215,7 @@ async def test_with_overlap_cancel_previous_only_the_newest_workflow_stays(
     assert statuses == ["cancelled", "cancelled", "queued"]
     first = client.handle_named(f"sched:hourly:{int(hours(1)[0].timestamp())}")
     with pytest.raises(WorkflowCancelledError):
-        await first.result(timeout=5)
+        await first.result(timeout=30)
 
 
 async def test_cancelling_the_previous_workflow_reaches_its_children(sql, clock, scheduler):

@@ -225,13 +225,13 @@ async def test_a_receiver_that_somebody_holds_locked_holds_up_nobody_else(databa
     async with await psycopg.AsyncConnection.connect(database) as lock:
         await lock.execute("SELECT FROM everstep.run WHERE id = 'w-2' FOR UPDATE")
         held = asyncio.create_task(client.send("w-2", 1, "t"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await asyncio.gather(client.send("w-1", 1, "t"), client.send("w-3", 1, "t"))
             assert await client.send("w-1", 2, "t")
         assert mail(sql, "w-2") == [1]
         assert not held.done()
         await lock.rollback()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await held
     assert asleep(sql) == 0
 
@@ -247,7 +247,7 @@ async def test_whoever_waits_for_a_locked_receiver_hears_that_the_client_is_clos
             held = asyncio.create_task(client.send("w-2", 1, "t"))
             assert await client.send("w-1", 1, "t")
         with pytest.raises(UsageError, match="closed"):
-            await asyncio.wait_for(held, 5)
+            await asyncio.wait_for(held, 30)
 
 
 async def test_what_is_cancelled_before_its_batch_goes_is_not_sent(client, sql):

@@ -230,7 +230,7 @@ async def test_a_child_of_a_workflow_that_began_at_its_start_inherits_the_deadli
 
     client = (await worker()).client
     handle = await client.start(parent, timeout=timedelta(hours=1))
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 30)
     one, other = sql("SELECT id, deadline FROM everstep.run ORDER BY id")
     assert one[1] is not None
     assert one[1] == other[1]
@@ -282,7 +282,7 @@ async def test_waiting_for_a_result_can_end_earlier(app, client):
     with pytest.raises(TimeoutError, match=r"has not finished within 0\.05 s"):
         await handle.result(timeout=timedelta(milliseconds=50))
     with pytest.raises(UnknownWorkflowError, match="no workflow with id 'x'"):
-        await client.handle(nobody_runs_it, "x").result(timeout=5)
+        await client.handle(nobody_runs_it, "x").result(timeout=30)
 
 
 async def test_a_queued_workflow_is_cancelled_at_once(app, client, sql):
@@ -292,7 +292,7 @@ async def test_a_queued_workflow_is_cancelled_at_once(app, client, sql):
     handle = await client.start(nobody_runs_it)
     assert await handle.cancel()
     with pytest.raises(WorkflowCancelledError):
-        await handle.result(timeout=5)
+        await handle.result(timeout=30)
     assert not await handle.cancel()
     assert (await handle.info()).status is Status.CANCELLED
     assert sql.one("SELECT count(*) FROM everstep.run") == 0

@@ -139,7 +139,7 @@ async def test_an_error_of_the_retry_predicate_is_the_steps_outcome_on_every_rep
         await everstep.sleep(1.1)  # parks, so that it is replayed
 
     await worker()
-    await (await client.start(flow)).result(timeout=20)
+    await (await client.start(flow)).result(timeout=30)
     assert attempts == [1]
     assert seen == [("what is new?", "new")] * 2
 
@@ -345,7 +345,7 @@ async def test_a_branch_that_retries_keeps_the_workflow_from_parking(app, client
 
     await worker()
     handle = await client.start(both)
-    await asyncio.wait_for(told.wait(), 10)
+    await asyncio.wait_for(told.wait(), 30)
     assert len(attempts) == 2
     assert await handle.cancel()
 

@@ -82,7 +82,7 @@ async def test_a_branch_that_waits_for_the_engine_is_not_stillness(
 
     started = await worker()
     handle = await client.start(flow)
-    await asyncio.wait_for(hold.begun.wait(), 10)
+    await asyncio.wait_for(hold.begun.wait(), 30)
     await stillness.answered(1)
     committer = started.tenure.committer
     exists, commit = committer.eyes.exists, committer._commit

@@ -137,7 +137,7 @@ async def test_a_sleeping_plain_workflow_leaves_its_thread_and_goes_on_after_it(
     assert started.tenure is not None
     assert handle.id not in started.tenure.runner.executions
     sql.advance_clock(3_601)
-    assert await handle.result(15) == 3
+    assert await handle.result(30) == 3
     steps = await handle.steps()
     assert [(s.kind, s.branch, s.seq) for s in steps] == [
         ("step", "", 1),
@@ -193,7 +193,7 @@ async def test_a_plain_program_talks_with_workflows(database: str, app: App, wor
             started: list[int] = []
             one, two = client.start_many(count, [(2,), (3,)], id="c", progress=started.append)
             assert (one.id, two.id, started) == ("c/1", "c/2", [2])
-            assert client.get_event("c/1", "limit", timeout=10) == 2
+            assert client.get_event("c/1", "limit", timeout=30) == 2
             with pytest.raises(TimeoutError):
                 client.get_event("c/1", "nothing", timeout=0)
             stream = client.read_stream("c/2", "numbers")

@@ -36,10 +36,10 @@ def test_who_waits_when_the_client_closes_is_told(database: str, app: App, what:
     }
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(calls[what])
-        assert asked.wait(10)
+        assert asked.wait(30)
         client.close()
         with pytest.raises(UsageError, match="closed"):
-            waiting.result(5)
+            waiting.result(30)
 
 
 def test_a_handle_of_a_closed_client_says_that_it_is_closed(database: str, app: App) -> None:
@@ -68,7 +68,7 @@ def test_what_the_client_itself_calls_cannot_wait_for_it(database: str, app: App
         started = pool.submit(client.start_many, work, [(1,)], progress=ask)
         try:
             with pytest.raises(UsageError, match="own thread"):
-                started.result(5)
+                started.result(30)
         finally:
             # A thread that waits for ever would hold up the end of this test.
             eventually_now(lambda: started.done() or client.close() is None)

@@ -44,7 +44,7 @@ async def test_a_worker_that_registers_after_a_long_outage_runs_what_it_claims(
         await eventually(lambda: made + 0.9 < boottime())
         handles = await client.start_many(one_app.workflows["one"], [()] * 300)
         proxy = Proxy(postgres.port, port)
-        await asyncio.gather(*[handle.result(timeout=20) for handle in handles])
+        await asyncio.gather(*[handle.result(timeout=30) for handle in handles])
     proxy.close()
     assert sql("SELECT DISTINCT finished_epoch FROM everstep.workflow") == [(1,)]
 
@@ -67,7 +67,7 @@ async def test_a_beat_that_fails_is_tried_again_while_the_lease_lasts(
     monkeypatch.setattr(HeartbeatConnection, "beat", failing)
     running = await worker(lease_ttl=1.5)
     first = running.tenure
-    await asyncio.wait_for(beaten.wait(), 10)
+    await asyncio.wait_for(beaten.wait(), 30)
     assert len(failures) == 3
     assert running.tenure is first
     assert first.heartbeat.held()
@@ -88,7 +88,7 @@ async def test_a_schedule_that_cannot_be_computed_harms_nothing_else(
         lambda: sql.one("SELECT next_at > now() FROM everstep.schedule WHERE name = 'good'")
     )
     await eventually(lambda: "schedule bad stands still" in caplog.text)
-    assert await (await client.start(one_app.workflows["one"])).result(timeout=5) == 1
+    assert await (await client.start(one_app.workflows["one"])).result(timeout=30) == 1
     assert sql.one("SELECT count(*) FROM everstep.worker") == 1
 
 
@@ -105,7 +105,7 @@ async def test_a_commit_that_may_be_missing_on_the_standby_ends_no_loop(
         return await lanes(self, connection, looks)
 
     monkeypatch.setattr(Runs, "lanes", doubtful)
-    await asyncio.wait_for(told.wait(), 10)
+    await asyncio.wait_for(told.wait(), 30)
     assert await (await client.start(one_app.workflows["one"])).result(timeout=30) == 1
     assert sql.one("SELECT count(*) FROM everstep.worker") == 1
 
@@ -119,4 +119,4 @@ async def test_a_worker_that_cannot_begin_anew_tries_again(one_app, worker, clie
     await eventually(lambda: running.tenure is not first and running.tenure.lost.is_set())
     sql("ALTER TABLE everstep.hidden RENAME TO routing")
     await eventually(lambda: running.phase is Phase.LIVE)
-    assert await (await client.start(one_app.workflows["one"])).result(timeout=15) == 1
+    assert await (await client.start(one_app.workflows["one"])).result(timeout=30) == 1

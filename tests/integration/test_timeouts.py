@@ -78,7 +78,7 @@ async def test_a_step_that_lost_against_the_clock_stays_lost(app, client, worker
     await eventually(lambda: parked(sql))
     slow[0] = False
     sql.advance_clock(HOUR + 1)
-    assert await handle.result(20) == "no answer"
+    assert await handle.result(30) == "no answer"
     assert len(said) >= 2
     assert set(said) == {"no answer"}
     assert ran == ["ask"]
@@ -97,7 +97,7 @@ async def test_a_step_that_won_stays_the_winner_long_after_its_time(app, client,
         return answer
 
     handle = await woken_after_an_hour(flow, client, worker, sql)
-    assert await handle.result(20) == "answer"
+    assert await handle.result(30) == "answer"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -115,7 +115,7 @@ async def test_a_limit_outlives_the_park_of_what_it_limits(app, client, worker, 
     await eventually(lambda: not started.tenure.runner.executions)
     assert sql.one("SELECT extract(epoch FROM wake_at - everstep.clock()) FROM everstep.run") > 3500
     sql.advance_clock(HOUR + 1)
-    assert await handle.result(20) == "nobody said a word"
+    assert await handle.result(30) == "nobody said a word"
 
 
 async def test_a_message_in_time_wins_and_the_limit_is_forgotten(app, client, worker, sql):
@@ -131,7 +131,7 @@ async def test_a_message_in_time_wins_and_the_limit_is_forgotten(app, client, wo
     await client.send(handle.id, "hello", "word")
     await eventually(lambda: sql.one("SELECT wait_key FROM everstep.run") == "sleep")
     sql.advance_clock(3 * HOUR)
-    assert await handle.result(20) == "hello"
+    assert await handle.result(30) == "hello"
 
 
 async def test_a_child_that_takes_too_long_goes_on_without_its_parent(app, client, worker, sql):
@@ -150,9 +150,9 @@ async def test_a_child_that_takes_too_long_goes_on_without_its_parent(app, clien
     handle = await client.start(parent, id="p")
     await eventually(lambda: sql.one("SELECT count(*) FROM everstep.run WHERE state = 3") == 2)
     sql.advance_clock(HOUR + 1)
-    assert await handle.result(20) == "too long"
+    assert await handle.result(30) == "too long"
     await client.send("p/1", "went", "go")
-    assert await client.handle_named("p/1").result(20) == "went"
+    assert await client.handle_named("p/1").result(30) == "went"
 
 
 async def test_compensation_in_a_limited_block_is_finished_after_a_crash(app, client, worker, sql):
@@ -186,11 +186,11 @@ async def test_compensation_in_a_limited_block_is_finished_after_a_crash(app, cl
 
     first = await worker(grace=0.0)
     handle = await client.start(flow)
-    await asyncio.wait_for(cleaning.wait(), 10)
+    await asyncio.wait_for(cleaning.wait(), 30)
     await first.stop()
     hold.set()
     await worker()
-    assert await handle.result(20) == "released"
+    assert await handle.result(30) == "released"
     assert ran == ["reserve", "pay", "release", "release"]
 
 
@@ -219,7 +219,7 @@ async def test_limits_within_limits_run_out_one_by_one(app, client, worker, sql)
         return words
 
     handle = await woken_after_an_hour(flow, client, worker, sql)
-    assert await handle.result(20) == ["inner", "outer"]
+    assert await handle.result(30) == ["inner", "outer"]
     assert all(words == ["inner", "outer"] for words in said)
     assert len(said) >= 2
 
@@ -254,7 +254,7 @@ async def test_a_task_group_replays_who_failed_and_who_was_cancelled(app, client
         return errors
 
     handle = await woken_after_an_hour(flow, client, worker, sql)
-    assert await handle.result(20) == ["bad"]
+    assert await handle.result(30) == ["bad"]
     assert all(errors == ["bad"] for errors in said)
     assert len(said) >= 2
     assert sorted(ran) == ["bad", "long"]
@@ -274,7 +274,7 @@ async def test_an_error_in_a_limited_block_is_that_error(app, client, worker):
 
     await worker()
     with pytest.raises(WorkflowError, match="mine"):
-        await (await client.start(flow)).result(20)
+        await (await client.start(flow)).result(30)
 
 
 async def test_a_cancelled_workflow_is_cancelled_and_not_out_of_time(app, client, worker):
@@ -295,10 +295,10 @@ async def test_a_cancelled_workflow_is_cancelled_and_not_out_of_time(app, client
 
     await worker()
     handle = await client.start(flow)
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 30)
     await handle.cancel()
     with pytest.raises(everstep.WorkflowCancelledError):
-        await handle.result(20)
+        await handle.result(30)
     assert "long" not in json.dumps([step.name for step in await handle.steps()])
 
 
@@ -317,7 +317,7 @@ async def test_a_step_that_raises_cancelled_error_by_itself_has_failed(app, clie
         return "?"
 
     handle = await woken_after_an_hour(flow, client, worker, sql)
-    assert "nobody had cancelled it" in await handle.result(20)
+    assert "nobody had cancelled it" in await handle.result(30)
 
 
 async def test_outside_of_workflows_asyncio_is_as_ever(app, client, worker):
@@ -348,8 +348,8 @@ async def test_outside_of_workflows_asyncio_is_as_ever(app, client, worker):
 
     await worker()
     handle = await client.start(flow)
-    assert await handle.result(20) == "its own limits"
+    assert await handle.result(30) == "its own limits"
     assert len(await handle.steps()) == 1
-    assert "cannot stop the thread" in await (await client.start(plain)).result(20)
+    assert "cannot stop the thread" in await (await client.start(plain)).result(30)
     with pytest.raises(everstep.UsageError, match="inside a workflow"):
         everstep.timeout(1)

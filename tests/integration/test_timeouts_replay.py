@@ -109,7 +109,7 @@ async def test_a_task_made_in_a_block_outlives_it(app, client, worker, sql):
 
     first = await worker(grace=0.0)
     handle = await client.start(flow)
-    await client.get_event(handle.id, "passed", timeout=10)
+    await client.get_event(handle.id, "passed", timeout=30)
     await hold.moved(first, worker)
     assert await handle.result(30) == "held"
 
@@ -258,4 +258,4 @@ async def test_a_wait_that_is_cancelled_before_it_begins_is_no_warning(app, clie
         await asyncio.sleep(0)
 
     await worker()
-    await (await client.start(flow)).result(6)
+    await (await client.start(flow)).result(30)

@@ -92,9 +92,9 @@ async def test_a_lost_reply_there_changes_nothing(
     """The table takes each number once: a second execution of a committed transaction fails."""
     buy = make(app, Database("ledger", postgres.tcp_url(elsewhere.name, proxy.port)))
     await worker()
-    assert await (await client.start(buy, 1)).result(20) == 1
+    assert await (await client.start(buy, 1)).result(30) == 1
     proxy.lose_reply_to(BOUNDARIES[boundary])
-    assert await (await client.start(buy, 2)).result(20) == 2
+    assert await (await client.start(buy, 2)).result(30) == 2
     assert len(proxy.lost) == 1
     assert elsewhere.booked == [1, 2]
     assert elsewhere.sql.one("SELECT count(*) FROM everstep_transaction") == 2
@@ -110,7 +110,7 @@ async def test_a_lost_commit_in_the_engines_database_is_no_failure(
     settings = Settings(url=postgres.tcp_url(name, proxy.port), lease_ttl=5, grace=2)
     async with Worker(app, settings):
         proxy.lose_reply_to(BOUNDARIES["commit"])
-        assert await (await client.start(buy, 1)).result(20) == 1
+        assert await (await client.start(buy, 1)).result(30) == 1
     assert len(proxy.lost) == 1
     assert sql.one("SELECT count(*) FROM booked") == 1
 
@@ -138,9 +138,9 @@ async def test_a_lost_reply_of_the_engines_changes_nothing(
 
     async with Worker(app, settings):
         # A first workflow has the commit prepared: from then on requests hold parameters only.
-        await (await client.start(buy, 1)).result(20)
+        await (await client.start(buy, 1)).result(30)
         proxy.lose = nth
-        assert await (await client.start(buy, 2, id="w-42")).result(20) == 2
+        assert await (await client.start(buy, 2, id="w-42")).result(30) == 2
     assert len(proxy.lost) == 1
     assert elsewhere.booked == [1, 2]
     assert sql.one("SELECT count(*) FROM everstep.checkpoint WHERE workflow_id = 'w-42'") == 2
@@ -186,9 +186,9 @@ async def test_a_replay_without_a_checkpoint_finds_the_record(
     handle = await client.start(buy, 10, id="w")
     if restarted:
         with pytest.raises(WorkflowError, match="not yet"):
-            await handle.result(20)
+            await handle.result(30)
         handle = await client.start(buy, 10, id="w", on_existing="restart")
-    assert await handle.result(20) == (2 if restarted else 1)
+    assert await handle.result(30) == (2 if restarted else 1)
     assert elsewhere.booked == ([11, 12] if restarted else [11])
     assert len(calls) == (3 if restarted else 2)
 
@@ -367,7 +367,7 @@ async def test_a_database_that_is_away_stops_nothing_else(
         waiting = await client.start(buy, 1)
         assert await (await client.start(other)).result(30) == "done"
         with pytest.raises(WorkflowError, match="cannot connect to Postgres at 127"):
-            await waiting.result(20)
+            await waiting.result(30)
         await eventually(lambda: "database ledger" in caplog.text)
     assert "secret" not in caplog.text
     assert "secret" not in repr(app.databases)
@@ -397,7 +397,7 @@ async def test_it_is_back_in_time(
     await away.wait()
     proxy = Proxy(postgres.port, port)
     try:
-        assert await waiting.result(20) == 1
+        assert await waiting.result(30) == 1
     finally:
         proxy.close()
 
@@ -472,5 +472,5 @@ async def test_a_failed_transaction_may_be_tried_again_by_its_policy(
         return booked
 
     await worker()
-    assert await (await client.start(buy)).result(20) == 3
+    assert await (await client.start(buy)).result(30) == 3
     assert elsewhere.booked == [1]

@@ -66,7 +66,7 @@ async def test_the_ramp_takes_its_percentage_and_the_same_ids_each_time(client, 
     handles = await asyncio.gather(
         *[client.start(one.app.workflows["flow"], id_, id=id_) for id_ in ids]
     )
-    await asyncio.gather(*[handle.result(timeout=20) for handle in handles])
+    await asyncio.gather(*[handle.result(timeout=30) for handle in handles])
     share = sum(version == "v2" for version in ran.values())
     assert 80 <= share <= 160  # 30 % of 400, give or take four standard deviations
     chosen = sql(

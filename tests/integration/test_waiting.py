@@ -138,7 +138,7 @@ async def test_a_branch_that_waits_for_its_commit_keeps_the_others_from_parking(
         await eventually(
             lambda: len(looks) >= enough or sql.one("SELECT state FROM everstep.run") != 2
         )
-    await eventually(lambda: sql.one("SELECT count(*) FROM everstep.checkpoint") == 2, within=5)
+    await eventually(lambda: sql.one("SELECT count(*) FROM everstep.checkpoint") == 2, within=30)
     await client.send(handle.id, "gone", "go")
     assert await handle.result(30) == "gone"
 
@@ -164,7 +164,7 @@ async def test_a_park_that_waited_for_a_lock_and_was_refused_leaves_the_workflow
         # What a sender and its waker do, in the moment in which the park waits for the row.
         await lock.execute(MESSAGE, ["go"])
         await lock.execute("UPDATE everstep.run SET signals = signals + 1 WHERE id = 'w'")
-    assert await handle.result(5) == "1"
+    assert await handle.result(30) == "1"
 
 
 async def test_looks_asked_together_are_answered_each_for_itself(database: str, sql: Sql) -> None:
@@ -286,7 +286,7 @@ async def test_who_read_an_event_long_ago_is_not_remembered_for_ever(worker, cli
     await eventually(lambda: sql.one("SELECT count(*) FROM everstep.event"))
     for _ in range(5):
         handles = await client.start_many(reader, [()] * 100)
-        assert set(await asyncio.gather(*[handle.result(20) for handle in handles])) == {1}
+        assert set(await asyncio.gather(*[handle.result(30) for handle in handles])) == {1}
     assert sql.one("SELECT cardinality(waiters) FROM everstep.run WHERE id = 'board'") < 300
     await client.send("board", 1, topic="stop")
     await endless.result(30)

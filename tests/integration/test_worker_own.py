@@ -30,7 +30,7 @@ async def test_no_more_begin_at_once_than_the_worker_has_room_for(app, worker, s
     assert len(running) == 2
     assert sql.one("SELECT count(*) FROM everstep.run WHERE state = 1") == 10
     go.set()
-    await asyncio.gather(*[handle.result(20) for handle in handles])
+    await asyncio.gather(*[handle.result(30) for handle in handles])
     assert max(most) <= 2
 
 
@@ -53,7 +53,7 @@ async def test_a_suspect_stays_alone(app, worker, client, sql):
     assert began == ["suspect"]
     assert sql.one("SELECT state FROM everstep.run WHERE id = %s", [handle.id]) == 1
     go.set()
-    await handle.result(20)
+    await handle.result(30)
     assert began == ["suspect", "other"]
 
 

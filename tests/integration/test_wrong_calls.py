@@ -75,7 +75,7 @@ async def test_a_wrong_call_says_what_is_wrong(app: App, client: Client, wrong: 
 
     call, message = WRONG[wrong]
     with pytest.raises(UsageError, match=message):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await call(client, count)
     assert not await client.list()
 
@@ -99,7 +99,7 @@ async def test_a_client_that_is_not_open_says_so(app: App, database: str) -> Non
     client = Client(database)
     for call in (client.start(idle), client.get("any"), client.handle(idle, "any").result()):
         with pytest.raises(UsageError, match=r"not open: `async with Client\.connect"):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await call
     await client.open()
     await client.start(idle)

@@ -58,7 +58,7 @@ class Fleet:
         self.frozen.discard(worker.pid)
         self.kills += 1
 
-    def terminate(self, worker: subprocess.Popen[bytes], within: float = 20) -> int:
+    def terminate(self, worker: subprocess.Popen[bytes], within: float = 30) -> int:
         """SIGTERM; returns the exit code."""
         worker.terminate()
         code = worker.wait(within)

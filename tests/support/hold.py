@@ -25,7 +25,7 @@ class Hold:
 
     async def moved(self, first: Any, worker: Any) -> None:
         """The first worker leaves in the middle of the step, and another goes on."""
-        await asyncio.wait_for(self.begun.wait(), 10)
+        await asyncio.wait_for(self.begun.wait(), 30)
         await first.stop()
         self.free.set()
         await worker()

@@ -37,7 +37,7 @@ class Prometheus:
         """The series of an instant query: labels and value. Raises ValueError with the server's message."""
         question = urllib.parse.urlencode({"query": expression})
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/query?{question}", timeout=10) as reply:
+            with urllib.request.urlopen(f"{self.url}/api/v1/query?{question}", timeout=30) as reply:
                 result = json.load(reply)["data"]["result"]
         except urllib.error.HTTPError as error:
             with error:
@@ -93,7 +93,7 @@ def running_prometheus(ports: Sequence[int]) -> Iterator[Prometheus]:
         finally:
             process.terminate()
             try:
-                process.wait(timeout=10)
+                process.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -103,7 +103,7 @@ def _ready(server: Prometheus, process: subprocess.Popen[bytes], log: Path) -> b
     if process.poll() is not None:
         raise RuntimeError(f"prometheus ended: {log.read_text()[-2000:]}")
     try:
-        with urllib.request.urlopen(f"{server.url}/-/ready", timeout=5) as reply:
+        with urllib.request.urlopen(f"{server.url}/-/ready", timeout=30) as reply:
             return bool(reply.status == 200)
     except OSError:
         return False

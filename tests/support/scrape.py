@@ -21,7 +21,7 @@ async def get(worker: Worker, path: str) -> tuple[int, str]:
 def get_now(worker: Worker, path: str) -> tuple[int, str]:
     """The same from a thread, while the event loop may stand still."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}{path}", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}{path}", timeout=30) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         with error:

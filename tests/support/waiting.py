@@ -14,7 +14,7 @@ T = TypeVar("T")
 async def eventually(
     condition: Callable[[], T | Awaitable[T]],
     *,
-    within: float = 15.0,
+    within: float = 30.0,
     what: str = "",
     pause: float = 0.01,
 ) -> T:
@@ -31,7 +31,7 @@ async def eventually(
 
 
 def eventually_now(
-    condition: Callable[[], T], *, within: float = 15.0, what: str = "", pause: float = 0.01
+    condition: Callable[[], T], *, within: float = 30.0, what: str = "", pause: float = 0.01
 ) -> T:
     """The same for tests without an event loop."""
     deadline = time.monotonic() + within

@@ -38,7 +38,7 @@ def test_a_waiting_thread_is_counted_again_the_moment_its_call_ends():
     execution = Counted()
 
     def call() -> str:
-        assert execution.parent_waits.wait(10)
+        assert execution.parent_waits.wait(30)
         return "done"
 
     assert team_of(execution, call).results() == ("done",)
@@ -63,8 +63,8 @@ def test_what_ended_before_anybody_waits_is_not_active():
         ended.set()
 
     team = team_of(execution, call)
-    assert ended.wait(10)
-    assert execution.parent_waits.wait(10)  # it has counted itself out
+    assert ended.wait(30)
+    assert execution.parent_waits.wait(30)  # it has counted itself out
     assert execution.history == [1, 2, 1]
     assert team.results() == (None,)
     assert execution.history[-1] == 1
