@@ -64,6 +64,41 @@ async def test_a_step_that_has_just_ended_is_not_stillness(app, client, worker, 
     assert await handle.result(30) == "hello"
 
 
+async def test_a_branch_whose_turn_is_still_to_come_is_not_stillness(
+    app, client, worker, monkeypatch
+):
+    """The loop is slow: all the time that a workflow must stand still passes within two of its turns."""
+    asking, ended, ask = asyncio.Event(), asyncio.Event(), waiting._still
+
+    @app.step
+    async def work() -> None:
+        await asking.wait()
+        asyncio.get_running_loop().call_soon(ended.set)
+
+    async def nested(depth: int) -> None:
+        await (asyncio.gather(nested(depth - 1)) if depth else work())
+
+    @app.workflow
+    async def flow() -> str:
+        answer = asyncio.create_task(everstep.recv("answer"))
+        await nested(5)
+        await everstep.now()
+        await everstep.send(everstep.workflow_id(), "hello", "answer")
+        return str(await answer)
+
+    async def still(execution: Any) -> bool:
+        if not ended.is_set():
+            asking.set()
+            await ended.wait()  # what the end of the step moves comes before this asks
+            asyncio.get_running_loop().call_soon(time.sleep, 2 * waiting.STILL_SECONDS)
+        return await ask(execution)
+
+    monkeypatch.setattr(waiting, "_still", still)
+    await worker()
+    handle = await client.start(flow)
+    assert await handle.result(10) == "hello"
+
+
 @pytest.mark.parametrize("what", ["send", "now"])
 async def test_a_branch_that_waits_for_the_engine_is_not_stillness(
     app, client, worker, stillness, monkeypatch, what

@@ -22,6 +22,11 @@ STAY_SECONDS = 1.0
 STILL_SECONDS = 0.05
 """How long a workflow with several branches must stand still before it parks."""
 
+STILL_TURNS = 20
+"""And for how many turns of the event loop. Where it is slow that time is a turn or two, and a branch that awaits
+tasks which end one after the other needs more until it does the next thing.
+"""
+
 LOOK_SECONDS = (0.01, 0.5)
 """How often a workflow that cannot park looks again: the shortest and the longest pause."""
 
@@ -128,5 +133,8 @@ async def _still(execution: Execution) -> bool:
         return True
     seen = execution.moves
     await asyncio.sleep(STILL_SECONDS)
-    busy = execution.steps_running or execution.engaged
-    return not busy and execution.moves == seen
+    for _ in range(STILL_TURNS):
+        await asyncio.sleep(0)
+        if execution.steps_running or execution.engaged or execution.moves != seen:
+            return False
+    return True
