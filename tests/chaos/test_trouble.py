@@ -87,10 +87,10 @@ def quantile(seconds: list[float]) -> float:
 
 @pytest.mark.slow
 async def test_a_blocked_loop_is_no_dead_worker(database, sql, tmp_path):
-    with fleet_of(2, database, tmp_path, "trouble_app", EVERSTEP_LEASE_SECONDS="1") as fleet:
+    with fleet_of(2, database, tmp_path, "trouble_app", EVERSTEP_LEASE_SECONDS="5") as fleet:
         await eventually(fleet.whole, within=60)
         async with Client.connect(database) as client:
-            handle = await client.start_named("w_blocks_the_loop", {"seconds": 10.0}, id="one")
+            handle = await client.start_named("w_blocks_the_loop", {"seconds": 12.0}, id="one")
             await handle.result(timeout=60)
         assert fleet.died_by_themselves() == []
     assert Ledger(tmp_path / "ledger").executions() == {"one:1": 1}
@@ -101,10 +101,10 @@ async def test_a_blocked_loop_is_no_dead_worker(database, sql, tmp_path):
 async def test_a_worker_whose_gil_is_held_past_its_lease_is_taken_over_from_once(
     database, sql, tmp_path
 ):
-    with fleet_of(2, database, tmp_path, "trouble_app", EVERSTEP_LEASE_SECONDS="2") as fleet:
+    with fleet_of(2, database, tmp_path, "trouble_app", EVERSTEP_LEASE_SECONDS="4") as fleet:
         await eventually(fleet.whole, within=60)
         async with Client.connect(database) as client:
-            handle = await client.start_named("w_holds_the_gil", {"seconds": 8.0}, id="one")
+            handle = await client.start_named("w_holds_the_gil", {"seconds": 12.0}, id="one")
             ran_by = await handle.result(timeout=60)
             # The first one wakes up, finds its lease gone and begins anew.
             live = "SELECT count(*) FROM everstep.worker WHERE state = 1 AND lease_until > now()"

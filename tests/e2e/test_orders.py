@@ -68,7 +68,7 @@ def test_workflows_of_a_force_deleted_worker_finish_elsewhere(shop: Shop) -> Non
 
 def test_promql_totals_equal_sql_counts(shop: Shop, prometheus: Prometheus) -> None:
     shop.start("counted", 50)
-    shop.wait_finished("counted", 50, within=60)
+    shop.wait_finished("counted", 50, within=120)
     where = f'namespace="{shop.namespace}"'
     for promql, sql in (
         (

@@ -64,7 +64,7 @@ def test_failing_migration_leaves_the_old_version_serving(new_namespace: Shop) -
     assert shop.app()["status"]["currentVersion"] == "v2"
 
     shop.start("still", 20)
-    shop.wait_finished("still", 20, within=60)
+    shop.wait_finished("still", 20, within=120)
     assert versions(shop, "still") == {"v2": 20}
     assert "v3" not in shop.deployments()
 

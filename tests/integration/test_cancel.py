@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from datetime import timedelta
 from typing import Any
 
@@ -14,29 +13,27 @@ from support.waiting import eventually
 import everstep
 from everstep import Retry, WorkflowCancelledError, sync
 
-LEASE = {"lease_ttl": 60.0}
-"""So long that no heartbeat brings a cancellation within the time a test takes."""
+LEASE = {"lease_ttl": 600.0}
+"""So long that no heartbeat brings a cancellation while a test waits for it."""
 
 
-async def cancel_and_see(client: Any, handle: Any) -> float:
-    """How long it took until the workflow had ended as cancelled."""
-    began = time.monotonic()
+async def cancel_and_see(client: Any, handle: Any) -> None:
+    """The workflow ends as cancelled, long before a heartbeat could tell its worker."""
     assert await client.cancel(handle.id)
     with pytest.raises(WorkflowCancelledError):
         await handle.result(30)
-    return time.monotonic() - began
 
 
 async def cancelled_once_begun(flow: Any, begun: asyncio.Event, client: Any, worker: Any) -> Any:
-    """A workflow whose step has begun and is cancelled then, which takes less than two seconds."""
+    """A workflow whose step has begun and is cancelled then."""
     await worker(**LEASE)
     handle = await client.start(flow)
     await asyncio.wait_for(begun.wait(), 30)
-    assert await cancel_and_see(client, handle) < 2
+    await cancel_and_see(client, handle)
     return handle
 
 
-async def test_a_running_async_step_is_stopped_within_two_seconds(app, client, worker):
+async def test_a_running_async_step_is_stopped_long_before_the_next_beat(app, client, worker):
     begun, ended = asyncio.Event(), []
 
     @app.step(retry=Retry())
@@ -105,7 +102,7 @@ async def test_every_branch_is_stopped_also_those_nobody_awaits(app, client, wor
     await worker(**LEASE)
     handle = await client.start(flow)
     await eventually(lambda: len(begun) == 5)
-    assert await cancel_and_see(client, handle) < 2
+    await cancel_and_see(client, handle)
     assert sorted(stopped) == ["a", "b", "c", "d", "stray"]
     assert await handle.steps() == []
 
@@ -167,7 +164,7 @@ async def test_a_wait_ends_at_once(app, client, worker, sql, waits):
     await eventually(lambda: sql.one("SELECT state FROM everstep.run") == state)
     if state == 2:
         await eventually(lambda: sql("SELECT 1 FROM everstep.checkpoint"))
-    assert await cancel_and_see(client, handle) < 2
+    await cancel_and_see(client, handle)
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -190,7 +187,7 @@ async def test_a_pause_before_the_next_attempt_ends_at_once(app, client, worker,
     await worker(**LEASE)
     handle = await client.start(plain_flow if plain else flow)
     await eventually(tried.is_set)
-    assert await cancel_and_see(client, handle) < 2
+    await cancel_and_see(client, handle)
     assert await handle.steps() == []
 
 
@@ -239,7 +236,7 @@ async def test_a_plain_workflow_stops_at_its_next_step_and_its_async_step_at_onc
     begun.clear()
     handle = await client.start(in_async_step)
     await eventually(begun.is_set)
-    assert await cancel_and_see(client, handle) < 2
+    await cancel_and_see(client, handle)
     assert stopped.is_set()
 
 
@@ -335,7 +332,7 @@ async def test_cancelling_a_grandparent_stops_running_steps_of_all_below(app, cl
     await worker(**LEASE)
     handle = await client.start(grandparent, id="g")
     await asyncio.wait_for(begun.wait(), 30)
-    assert await cancel_and_see(client, handle) < 2
+    await cancel_and_see(client, handle)
     await asyncio.wait_for(stopped.wait(), 30)
     await eventually(lambda: sql("SELECT status FROM everstep.workflow WHERE status <> 3") == [])
 

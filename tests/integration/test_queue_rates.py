@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from support.limits import Claimant, log_starts, put, rewrite_function, widest_burst
+from support.standstill import Standstill
 from support.waiting import eventually
 
 from everstep import Rate
@@ -105,7 +106,7 @@ async def test_a_rate_that_is_not_exact_is_seen(mutant, database, sql, rng, tick
 
 async def test_eight_claimers_reach_a_rate_and_never_exceed_it(database, sql, routed, rng):
     """In real time, with all of them gone for a while in the middle."""
-    sql("""SELECT everstep.set_queue('q', '{"rate": [50, 1, 10]}')""")
+    sql("""SELECT everstep.set_queue('q', '{"rate": [50, 1, 25]}')""")
     put(sql, "q", 2_000)
     log_starts(sql)
 
@@ -118,24 +119,25 @@ async def test_eight_claimers_reach_a_rate_and_never_exceed_it(database, sql, ro
     async def rush(seconds):
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             own = [await stack.enter_async_context(Claimant(database, "q")) for _ in range(8)]
+            still = stack.enter_context(Standstill())
             began = time.monotonic()
             tasks = [group.create_task(work(one)) for one in own]
             await asyncio.sleep(seconds)
-            lasted = time.monotonic() - began
+            lasted = time.monotonic() - began - still.seconds
             for task in tasks:
                 task.cancel()
         return lasted
 
     lasted = await rush(3.0)
     before = len(starts(sql))
-    sql.advance_clock(0.5)  # nobody claims: the bucket fills, and not beyond
+    sql.advance_clock(1.0)  # nobody claims: the bucket fills, and not beyond
     lasted_more = await rush(3.0)
     times = starts(sql)
-    assert widest_burst(times, 50) <= 10 + TOLERANCE
+    assert widest_burst(times, 50) <= 25 + TOLERANCE
     # From the first claim on, tokens come at the rate; the last ones may be on their way.
     for count, seconds in ((before, lasted), (len(times) - before, lasted_more)):
-        print(f"{count} in {seconds:.2f} s: {(count - 10) / seconds / 50:.1%}")
-        assert count - 10 >= 0.97 * 50 * seconds - 5
+        print(f"{count} in {seconds:.2f} s: {(count - 25) / seconds / 50:.1%}")
+        assert count - 25 >= 0.97 * 50 * seconds - 5
 
 
 async def test_workers_keep_a_rate(app, client, worker, sql):
@@ -152,11 +154,14 @@ async def test_workers_keep_a_rate(app, client, worker, sql):
     results = await asyncio.gather(*[h.result(timeout=30) for h in handles])
     assert results == list(range(100))
     # (100 - 20) / 40 = 2 s
-    assert 1.9 <= time.monotonic() - began <= 5
+    assert time.monotonic() - began >= 1.9
     assert widest_burst(starts(sql), 40) <= 20 + TOLERANCE
 
 
-async def test_a_slow_rate_wakes_a_worker_when_it_is_time(app, worker, sql):
+async def test_a_slow_rate_wakes_a_worker_when_it_is_time(app, worker, sql, monkeypatch):
+    # Else it would be found by looking, now and then.
+    monkeypatch.setattr("everstep.engine.claimer.POLL_SECONDS", (600.0, 600.0))
+
     @app.workflow(queue=app.queue("slow", rate=Rate(2)))
     async def work(number: int) -> int:
         return number
@@ -166,7 +171,7 @@ async def test_a_slow_rate_wakes_a_worker_when_it_is_time(app, worker, sql):
     handles = [await one.client.start(work, n) for n in range(4)]
     for handle in handles:
         await handle.result(timeout=30)
-    assert 1.4 <= time.monotonic() - began <= 2.5
+    assert time.monotonic() - began >= 1.4
 
 
 async def test_a_partition_has_a_rate_of_its_own(database, sql, routed, tick):

@@ -45,8 +45,8 @@ async def test_a_sleep_of_a_month_ends_at_once(app: App, open_stage: OpenStage) 
     ran = await stage.run(month)
     assert ran.result == "awake"
     assert ran.step_names == ["sleep"]
-    assert timedelta(days=30) <= ran.took < timedelta(days=30, seconds=20)
-    assert time.monotonic() - began < 20
+    assert timedelta(days=30) <= ran.took < timedelta(days=30, minutes=1)
+    assert time.monotonic() - began < 60
 
 
 async def test_time_stops_at_each_timer_on_its_way(app: App, open_stage: OpenStage) -> None:
