@@ -19,6 +19,7 @@ from msgspec import structs
 from support.database import Sql
 from support.protocol import Speaker, two_workers
 from support.proxy import proxy_to
+from support.schedules import HandClock, utc
 from support.server import Server
 from support.waiting import eventually
 
@@ -63,7 +64,7 @@ async def test_the_last_input_within_the_window_is_the_one_that_runs(
 async def test_each_start_moves_the_time_and_the_maximum_does_not_move(
     indexing: App, client: Client, sql: Sql
 ) -> None:
-    reindex = indexing.workflows["reindex"]
+    reindex, clock = indexing.workflows["reindex"], HandClock(sql, utc("2026-05-01"))
 
     async def wakes_in(window: float, max_wait: float | None) -> float:
         await client.start(reindex, 1, 1, debounce=Debounce("k", window, max_wait))
@@ -71,15 +72,15 @@ async def test_each_start_moves_the_time_and_the_maximum_does_not_move(
             sql.one("SELECT extract(epoch FROM wake_at - everstep.clock()) FROM everstep.run")
         )
 
-    assert 59 < await wakes_in(60, 100) <= 60
-    sql.advance_clock(30)
-    assert 59 < await wakes_in(60, 100) <= 60
-    sql.advance_clock(60)
-    assert 39 < await wakes_in(60, 100) <= 40
-    assert 4 < await wakes_in(5, 100) <= 5
-    assert 59 < await wakes_in(60, None) <= 60
-    sql.advance_clock(130)  # too late already, but nobody has woken it yet: this input is the one
-    assert -31 < await wakes_in(60, 100) < -29
+    assert await wakes_in(60, 100) == 60
+    clock.move(seconds=30)
+    assert await wakes_in(60, 100) == 60
+    clock.move(seconds=30)
+    assert await wakes_in(60, 100) == 40
+    assert await wakes_in(5, 100) == 5
+    assert await wakes_in(60, None) == 60
+    clock.move(seconds=70)  # too late already, but nobody has woken it yet: this input is the one
+    assert await wakes_in(60, 100) == -30
 
 
 async def test_keys_are_those_of_a_workflow_function(

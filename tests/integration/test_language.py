@@ -332,7 +332,7 @@ async def test_patched_keeps_the_old_way_for_what_had_passed(
 
 
 async def test_a_deadline_ends_a_workflow_wherever_it_is(
-    app: App, worker: StartWorker, client: Client
+    app: App, worker: StartWorker, client: Client, sql: Sql
 ) -> None:
     @app.workflow
     async def forever() -> None:
@@ -342,12 +342,14 @@ async def test_a_deadline_ends_a_workflow_wherever_it_is(
     async def parent() -> None:
         await forever()
 
-    unclaimed = await client.start(forever, queue="nobody", timeout=0.2)
+    unclaimed = await client.start(forever, queue="nobody", timeout=60)
     await worker()
-    waiting = await client.start(parent, id="p", timeout=timedelta(seconds=1.5))
+    waiting = await client.start(parent, id="p", timeout=timedelta(seconds=60))
+    await _until_waiting(client, "p/1")
+    sql.advance_clock(61)
     for handle in (unclaimed, waiting, client.handle_named("p/1")):
         with pytest.raises(WorkflowTimeoutError, match="deadline"):
-            await _result_when_known(handle)
+            await handle.result(30)
 
 
 async def test_one_open_workflow_per_deduplication_key(
@@ -421,17 +423,3 @@ async def _until_waiting(client: Client, workflow_id: str) -> None:
         return info is not None and info.status == "waiting"
 
     await eventually(waiting)
-
-
-async def _result_when_known(handle: everstep.Handle[None]) -> None:
-    from support.waiting import eventually
-
-    async def known() -> bool:
-        try:
-            await handle.info()
-        except UnknownWorkflowError:
-            return False
-        return True
-
-    await eventually(known)
-    await handle.result(30)

@@ -59,7 +59,7 @@ async def test_a_lost_reply_changes_nothing(statement, database, postgres, proxy
     ran: list[int] = []
     app = three_steps(ran)
     proxy.lose_reply_to(*STATEMENTS[statement])
-    settings = Settings(url=through(proxy, database, postgres), lease_ttl=1.5, grace=2.0)
+    settings = Settings(url=through(proxy, database, postgres), lease_ttl=3, grace=2.0)
     async with Worker(app, settings), Client.connect(settings.url) as client:
         handle = await client.start(app.workflows["flow"], id="one")
         assert await handle.result(timeout=30) == [1, 2, 3]
@@ -82,7 +82,7 @@ COMMITS = {
 async def test_each_kind_of_commit_may_lose_its_reply(kind, database, postgres, proxy, sql):
     ran: list[int] = []
     app = three_steps(ran)
-    settings = Settings(url=through(proxy, database, postgres), lease_ttl=1.5, grace=2.0)
+    settings = Settings(url=through(proxy, database, postgres), lease_ttl=3, grace=2.0)
     async with Worker(app, settings), Client.connect(database) as client:
         # A first workflow has every statement prepared: from then on requests hold parameters only.
         first = await client.start(app.workflows["flow"])
@@ -136,7 +136,9 @@ async def test_a_worker_cut_off_from_the_database_for_a_moment_goes_on(
     async with Worker(app, settings), Client.connect(settings.url) as client:
         starts = [asyncio.ensure_future(client.start(app.workflows["flow"])) for _ in range(50)]
         for _ in range(10):
-            await eventually(lambda: proxy.cut() >= 3, pause=0.05)
+            # Counted first: on a slow machine nobody gets through to whom each look cuts off.
+            await eventually(lambda: proxy.connections() >= 3, pause=0.05)
+            proxy.cut()
         handles = await asyncio.gather(*starts)
         async with asyncio.timeout(30):
             results = await asyncio.gather(*[handle.result() for handle in handles])

@@ -96,7 +96,7 @@ async def test_a_branch_whose_turn_is_still_to_come_is_not_stillness(
     monkeypatch.setattr(waiting, "_still", still)
     await worker()
     handle = await client.start(flow)
-    assert await handle.result(10) == "hello"
+    assert await handle.result(30) == "hello"
 
 
 @pytest.mark.parametrize("what", ["send", "now"])

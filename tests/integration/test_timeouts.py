@@ -66,7 +66,7 @@ async def test_a_step_that_lost_against_the_clock_stays_lost(app, client, worker
     @app.workflow
     async def flow() -> str:
         try:
-            answer = str(await limited(way, ask(), 0.1))
+            answer = str(await limited(way, ask(), 0.5))
         except TimeoutError:
             answer = await fall_back()
         said.append(answer)
@@ -179,7 +179,7 @@ async def test_compensation_in_a_limited_block_is_finished_after_a_crash(app, cl
     @app.workflow
     async def flow() -> str:
         try:
-            await everstep.wait_for(booking(), 0.2)
+            await everstep.wait_for(booking(), 1.5)
         except TimeoutError:
             return "released"
         return "paid"
@@ -205,7 +205,7 @@ async def test_limits_within_limits_run_out_one_by_one(app, client, worker, sql)
     async def flow() -> list[str]:
         words: list[str] = []
         try:
-            async with everstep.timeout(0.3):
+            async with everstep.timeout(1.5):
                 try:
                     async with everstep.timeout(0.1):
                         await asyncio.gather(never(), never())

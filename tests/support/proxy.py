@@ -55,13 +55,15 @@ class Proxy:
         """Lose the next reply to a request that holds all of these words."""
         self.lose = lambda request: all(word in request for word in words)
 
-    def cut(self) -> int:
-        """End every connection now. Returns how many there were."""
-        clients = list(self._clients)
-        for client in clients:
+    def connections(self) -> int:
+        """How many there are now."""
+        return len(self._clients)
+
+    def cut(self) -> None:
+        """End every connection now."""
+        for client in list(self._clients):
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
-        return len(clients)
 
     def close(self) -> None:
         self._closed = True
