@@ -56,7 +56,8 @@ class Execution:
     signal: ControlSignal | None = None
     broken: Exception | None = None
     over: bool = False
-    overdue: bool = False
+    overdue: list[Any] = field(default_factory=list)
+    running_out: asyncio.Lock | None = None
     pending: Acknowledgement | None = None
     parking: Acknowledgement | None = None
     steps_running: int = 0
@@ -132,7 +133,7 @@ class Execution:
         If the task was, so it is again; one that outlived the block goes on.
         """
         branch = current_branch.get()
-        while branch is not None and branch.held_by:
+        while branch is not None and branch.held_by and not branch.told_before(branch.held_by[0]):
             await branch.held_by[0].passed.wait()
             branch.held_by = branch.held_by[1:]
 
@@ -205,6 +206,10 @@ class Branch:
     limits: tuple[Any, ...] = ()
     held_by: tuple[Any, ...] = ()
     abandoned: int = 0
+
+    def told_before(self, limit: Any) -> bool:
+        """Whether a time limit in this branch is known to have run out no later than one of its makers."""
+        return bool(self.overdue) and self.overdue[-1].ran_out_at <= limit.ran_out_at
 
     def next_position(self) -> tuple[str, int]:
         self.seq += 1

@@ -85,6 +85,7 @@ class Timeout:
         self._at: Position = ("", 0)
         self._verdict: Position = ("", 0)
         self._task: asyncio.Task[object] | None = None
+        self._cancels = 0
         self._timer: asyncio.Task[None] | None = None
         self._outer: tuple[Timeout, ...] = ()
         self._decided = self._expired = self._cancelled = False
@@ -100,6 +101,7 @@ class Timeout:
         execution = self._branch.execution
         self._at, self._verdict = self._branch.next_position(), self._branch.next_position()
         self._task = asyncio.current_task()
+        self._cancels = 0 if self._task is None else self._task.cancelling()
         row = execution.recorded(self._verdict, CheckpointKind.VALUE, _NAME)
         if row is None:
             kind = CheckpointKind.TIMER
@@ -113,7 +115,7 @@ class Timeout:
             self._decided, self._expired = True, bool(msgspec.json.decode(row.output))
             if self._expired:
                 self.ran_out_at = row.recorded_at
-                execution.overdue = True
+                execution.overdue.append(self)
                 self._branch.overdue.append(self)
                 self._begin(self._run_out_again())
         self._outer = self._branch.limits
@@ -135,9 +137,11 @@ class Timeout:
             self._branch.overdue.remove(self)
         if self._cancelled and self._task is not None:
             self._task.uncancel()
+            self._cancelled = False
         # What cancels an outer block passes through this one, also where both ran out.
         mine = isinstance(error, asyncio.CancelledError) and not _delivered(self._outer)
         if self._expired and (error is None or mine) and not self._stopped():
+            self._pass_on()
             raise TimeoutError from error
         if not self._decided and not self._stopped() and isinstance(error, _PASSED):
             self._decide(expired=False)
@@ -148,23 +152,42 @@ class Timeout:
     async def _run_out(self, when: datetime) -> None:
         """Wait until it is time, without parking: who waits in the block parks, and takes this instant along."""
         execution = self._branch.execution
+        if self._at in execution.log and execution.recorder.clock.until(when) < LOOK_SECONDS:
+            # Nor does the time that was lost on the way to another worker cut off what the block has done already.
+            with execution.engagement():
+                await self._end_of_log()
         while (remaining := execution.recorder.clock.until(when)) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(remaining, LOOK_SECONDS))
-        await self._let_inner_ones_pass()
         # Who waits in the block and has found the workflow still must not park now: its park would have no instant.
+        # And one limit after the other: a task cancelled for two at once would know of one.
+        execution.running_out = execution.running_out or asyncio.Lock()
         with execution.engagement():
-            execution.waits.pop(self._at, None)
-            if not _delivered(self._outer) and not self._stopped():
-                self._decide(expired=True)
-                self._cancel()
-                await _turns()
+            async with execution.running_out:
+                await self._let_others_pass()
+                execution.waits.pop(self._at, None)
+                if not _delivered(self._outer) and not self._stopped():
+                    self._decide(expired=True)
+                    self._cancel()
+                    await _turns()
 
-    async def _let_inner_ones_pass(self) -> None:
-        """Two limits may run out at the same moment; cancelled once for both, a task would know of one of them."""
+    async def _let_others_pass(self) -> None:
+        """What cancels the task already, for a block in this one or to leave this one, reaches it first."""
         for _ in range(_TURNS):
-            if not _delivered(self._branch.limits[len(self._outer) + 1 :]):
+            inner = self._branch.limits[len(self._outer) + 1 :]
+            if not _delivered(inner) and not self._cancelled_by_others():
                 return
             await asyncio.sleep(0)
+
+    def _pass_on(self) -> None:
+        """A task that was cancelled by others in the same turn as by this limit has been told once: tell it again."""
+        if self._cancelled_by_others() and self._task is not None:
+            self._task.uncancel()
+            self._task.cancel()
+
+    def _cancelled_by_others(self) -> bool:
+        """Whether the task was cancelled more often, since the block began, than by this limit."""
+        mine = self._cancels + self._cancelled
+        return self._task is not None and self._task.cancelling() > mine
 
     async def _run_out_again(self) -> None:
         """At a replay: the block's own first new effect is cancelled. If all it does is wait for tasks, so is that."""
@@ -181,12 +204,26 @@ class Timeout:
         looks, still, moves = 0, 0, -1
         while not self.delivered and still < _LOOKS and looks < _MOST_LOOKS:
             await asyncio.sleep(STILL_SECONDS / _LOOKS)
-            if self._branch.overdue[-1:] != [self]:
-                still = 0  # the innermost limit first
+            if any(map(self._goes_after, self._branch.execution.overdue)):
+                still = 0
                 continue
             looks += 1
             still = still + 1 if moves == self._branch.execution.moves else 0
             moves = self._branch.execution.moves
+
+    def _goes_after(self, other: Timeout) -> bool:
+        """Whether another limit is still to be told, and ran out before this one; of the same time, the inner one."""
+        if other is self or other.delivered or other.passed.is_set() or other.ran_out_at is None:
+            return False
+        if self.ran_out_at is None or other.ran_out_at < self.ran_out_at:
+            return True
+        return other.ran_out_at == self.ran_out_at and other.depth > self.depth
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """How deep its block is within tasks, and within the blocks of its own one."""
+        path = self._branch.path
+        return len(path.split(".")) if path else 0, len(self._outer)
 
     def _cancel(self) -> None:
         if self._task is not None:

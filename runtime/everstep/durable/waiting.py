@@ -129,7 +129,7 @@ async def _still(execution: Execution) -> bool:
         await asyncio.sleep(STILL_SECONDS)
     if execution.plain:
         return len(execution.waits) >= execution.threads
-    if not execution.branches:
+    if not execution.branches and not _due(execution):
         return True
     seen = execution.moves
     await asyncio.sleep(STILL_SECONDS)
@@ -138,3 +138,11 @@ async def _still(execution: Execution) -> bool:
         if execution.steps_running or execution.engaged or execution.moves != seen:
             return False
     return True
+
+
+def _due(execution: Execution) -> bool:
+    """Whether the time of something it waits for has come, such as a limit's that is about to run out."""
+    until = execution.recorder.clock.until
+    return any(
+        wait.until is not None and until(wait.until) <= 0 for wait in execution.waits.values()
+    )
