@@ -100,5 +100,5 @@ async def heirs(url: str, ledger: Path, count: int) -> dict[int, Any]:
             await client.start(app.workflows[f"reference-{n}"], id=f"crash-{n}")
             for n in range(count)
         ]
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             return dict(enumerate(await asyncio.gather(*[handle.result() for handle in handles])))

@@ -104,7 +104,7 @@ async def survive(fleet: Fleet, sql: Sql, count: int) -> None:
         return done >= count
 
     try:
-        await eventually(finished, within=150, what=f"{count} workflows finished", pause=0.25)
+        await eventually(finished, within=300, what=f"{count} workflows finished", pause=0.25)
     except AssertionError:
         print(fleet.logs())
         raise

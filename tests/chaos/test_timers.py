@@ -55,7 +55,7 @@ async def test_no_timer_is_early_and_none_is_lost_though_workers_are_killed(
         ]
         try:
             await start_sleepers(database, rng)
-            await eventually(lambda: sql.one(DONE) == SLEEPERS, within=240, pause=0.25)
+            await eventually(lambda: sql.one(DONE) == SLEEPERS, within=400, pause=0.25)
         finally:
             for monkey in monkeys:
                 monkey.cancel()

@@ -76,7 +76,7 @@ async def test_a_stopped_worker_lets_its_running_step_finish_and_begins_none(cli
         while True:
             await third()
 
-    leaving = await worker(app, grace=10.0)
+    leaving = await worker(app, grace=60.0)
     await client.start(long)
     await reached.wait()
     stopping = asyncio.ensure_future(leaving.stop())

@@ -379,7 +379,7 @@ async def test_a_worker_that_leaves_lets_the_steps_of_branches_end_and_another_g
     def flow() -> list[Any]:
         return list(sync.gather(lambda: two("slow", "after"), lambda: sync.recv("word")))
 
-    first = await worker()
+    first = await worker(grace=60.0)
     handle = await client.start(flow)
     await eventually(begun.is_set)
     stopping = asyncio.create_task(first.stop())
