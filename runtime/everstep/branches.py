@@ -26,7 +26,12 @@ def numbering_task_factory(
         return asyncio.Task(coro, loop=loop, context=context, **options)
     inner = context if context is not None else copy_context()
     left_early = type(coro).__name__ == _ACLOSE and asyncio.current_task(loop) is None
-    inner.run(current_branch.set, branch.closing() if left_early else branch.child())
+    try:
+        own = branch.closing() if left_early else branch.child()
+    except asyncio.CancelledError:
+        coro.close()
+        raise
+    inner.run(current_branch.set, own)
     task = asyncio.Task(coro, loop=loop, context=inner, **options)
     tasks = branch.execution.tasks
     tasks.add(task)

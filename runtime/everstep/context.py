@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from msgspec import Struct
 
@@ -164,8 +164,7 @@ class Execution:
             raise self.broken
         if self.overdue and (branch := current_branch.get()) is not None and branch.overdue:
             # As far as its log reaches: here the first run was cancelled, because its time was up.
-            branch.overdue.pop().delivered = True
-            raise asyncio.CancelledError
+            branch.tell()
 
     def interrupt(self, signal: ControlSignal) -> None:
         """Stop the workflow at its next await, and every later step. Called on the event loop.
@@ -211,12 +210,26 @@ class Branch:
         """Whether a time limit in this branch is known to have run out no later than one of its makers."""
         return bool(self.overdue) and self.overdue[-1].ran_out_at <= limit.ran_out_at
 
+    def tell(self) -> NoReturn:
+        """The innermost limit known to have run out cancels its block. Raises CancelledError."""
+        self.overdue.pop().delivered = True
+        raise asyncio.CancelledError
+
+    @property
+    def come(self) -> int:
+        """How far it has come: the positions and tasks it has taken."""
+        return self.seq + self.children
+
     def next_position(self) -> tuple[str, int]:
+        if self.overdue and self.overdue[-1].come <= self.come:
+            self.tell()  # what it awaited when its time was up is there this time
         self.seq += 1
         self.execution.moves += 1
         return self.path, self.seq
 
     def child(self) -> Branch:
+        if self.overdue and self.overdue[-1].come <= self.come:
+            self.tell()
         self.children += 1
         self.execution.moves += 1
         self.execution.branches += 1

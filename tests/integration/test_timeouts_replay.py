@@ -260,3 +260,41 @@ async def test_a_wait_that_is_cancelled_before_it_begins_is_no_warning(app, clie
 
     await worker()
     await (await client.start(flow)).result(30)
+
+
+@pytest.mark.parametrize("how", ["shield", "wait", "shield, then tasks"])
+async def test_what_came_after_the_time_was_up_does_not_lead_a_replay_further(
+    app, client, worker, sql, how
+):
+    """The block awaited a task that went on: at the replay that has ended, and code is reached that never was."""
+    free = asyncio.Event()
+
+    @app.step
+    async def slow() -> str:
+        await free.wait()
+        return "slow"
+
+    @app.step
+    async def note(what: str) -> str:
+        return what
+
+    @app.workflow
+    async def flow() -> list[str]:
+        said = []
+        task = asyncio.create_task(slow())
+        try:
+            async with everstep.timeout(0.2):
+                await (asyncio.wait({task}) if how == "wait" else asyncio.shield(task))
+                if how == "shield, then tasks":
+                    await asyncio.gather(note("in time"))
+                said.append(await note("in time"))
+        except TimeoutError:
+            said += await asyncio.gather(note("late"))
+            said.append(await note("too"))
+        free.set()
+        said.append(await task)
+        await everstep.sleep(HOUR)
+        return said
+
+    said = await replayed_an_hour_later(flow, client, worker, sql)
+    assert said == ["late", "too", "slow"]

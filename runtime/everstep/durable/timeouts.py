@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from collections.abc import Awaitable, Coroutine
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -76,7 +77,8 @@ class Timeout:
     """A time limit for a block of an async workflow. Made by `timeout`.
 
     `delivered`: its block has been told, by a CancelledError. `ran_out_at` and `passed` are those of a replay that knows
-    of a limit that ran out: when it did, and that tasks made in its block need not wait to be cancelled any more.
+    of a limit that ran out: when it did, and that tasks made in its block need not wait to be cancelled any more; `come`,
+    how far its branch had, which is its verdict (`true`: not known).
     """
 
     def __init__(self, branch: Branch, seconds: float) -> None:
@@ -91,6 +93,7 @@ class Timeout:
         self._decided = self._expired = self._cancelled = False
         self.delivered = False
         self.ran_out_at: datetime | None = None
+        self.come = sys.maxsize
         self.passed = asyncio.Event()
 
     def expired(self) -> bool:
@@ -107,14 +110,16 @@ class Timeout:
             kind = CheckpointKind.TIMER
             when = await deadline_of(execution, self._at, kind, _NAME, self._seconds)
             if not self._branch.overdue:  # else an outer limit ran out before this one
-                # Now, and not when the timer begins: a park may come before that, and has to take it along.
+                # Now: a park may come before the timer begins, and takes it along.
                 execution.waits[self._at] = Wait(when, None, ())
                 self._begin(self._run_out(when))
         else:
             assert row.output is not None
-            self._decided, self._expired = True, bool(msgspec.json.decode(row.output))
+            verdict = msgspec.json.decode(row.output)
+            self._decided, self._expired = True, bool(verdict)
             if self._expired:
                 self.ran_out_at = row.recorded_at
+                self.come = sys.maxsize if verdict is True else verdict
                 execution.overdue.append(self)
                 self._branch.overdue.append(self)
                 self._begin(self._run_out_again())
@@ -153,7 +158,7 @@ class Timeout:
         """Wait until it is time, without parking: who waits in the block parks, and takes this instant along."""
         execution = self._branch.execution
         if self._at in execution.log and execution.recorder.clock.until(when) < LOOK_SECONDS:
-            # Nor does the time that was lost on the way to another worker cut off what the block has done already.
+            # Time that was lost on the way to another worker cuts off nothing that the block has done.
             with execution.engagement():
                 await self._end_of_log()
         while (remaining := execution.recorder.clock.until(when)) > 0:  # noqa: ASYNC110
@@ -168,7 +173,8 @@ class Timeout:
                 if not _delivered(self._outer) and not self._stopped():
                     self._decide(expired=True)
                     self._cancel()
-                    await _turns()
+                    for _ in range(_TURNS):
+                        await asyncio.sleep(0)
 
     async def _let_others_pass(self) -> None:
         """What cancels the task already, for a block in this one or to leave this one, reaches it first."""
@@ -180,14 +186,14 @@ class Timeout:
 
     def _pass_on(self) -> None:
         """A task that was cancelled by others in the same turn as by this limit has been told once: tell it again."""
-        if self._cancelled_by_others() and self._task is not None:
+        if self._task is not None and self._cancelled_by_others():
             self._task.uncancel()
             self._task.cancel()
 
     def _cancelled_by_others(self) -> bool:
         """Whether the task was cancelled more often, since the block began, than by this limit."""
-        mine = self._cancels + self._cancelled
-        return self._task is not None and self._task.cancelling() > mine
+        told = self._cancels + self._cancelled
+        return self._task is not None and self._task.cancelling() > told
 
     async def _run_out_again(self) -> None:
         """At a replay: the block's own first new effect is cancelled. If all it does is wait for tasks, so is that."""
@@ -231,7 +237,7 @@ class Timeout:
             self._task.cancel()
 
     def _decide(self, *, expired: bool) -> None:
-        body = msgspec.json.encode(expired)
+        body = msgspec.json.encode(expired and self._branch.come)
         row = plain_row(self._verdict, CheckpointKind.VALUE, _NAME, output=body)
         self._branch.execution.record(row)
         self._decided, self._expired = True, expired
@@ -239,11 +245,6 @@ class Timeout:
     def _stopped(self) -> bool:
         """Whether the workflow itself is being stopped, or has left."""
         return self._branch.execution.signal is not None or self._branch.execution.over
-
-
-async def _turns() -> None:
-    for _ in range(_TURNS):
-        await asyncio.sleep(0)
 
 
 def _delivered(limits: tuple[Timeout, ...]) -> bool:
