@@ -104,7 +104,7 @@ class PageRunner:
                     settings = Settings(url=self.url, grace=2.0, lease_ttl=5.0)
                     await stack.enter_async_context(Worker(app, settings))
                 with contextlib.redirect_stdout(said):
-                    async with asyncio.timeout(30):
+                    async with asyncio.timeout(60):
                         await eval(rest, names)
 
     # -- sql -------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ class PageRunner:
         script = f"set -u; {command}\ncode=$?; env -0 > .environment; exit $code"
         done = subprocess.run(
             ["bash", "-c", script],
-            cwd=self.folder, env=self._environment, capture_output=True, text=True, timeout=60, check=False,
+            cwd=self.folder, env=self._environment, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         told = f"{block.place}: {command}\n{done.stdout}{done.stderr}"
         assert done.returncode == code, f"exit code {done.returncode}, not {code}: {told}"
