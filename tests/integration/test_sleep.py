@@ -51,7 +51,7 @@ async def test_a_short_sleep_stays_and_is_never_early(app, client, worker, sql):
     async def naps(seconds: float) -> None:
         await everstep.sleep(seconds)
 
-    await worker()
+    await worker(lease_ttl=60)
     lengths = [0.0, 0.05, 0.3, 0.9]
     handles = [await client.start(naps, seconds) for seconds in lengths]
     for handle, seconds in zip(handles, lengths, strict=True):
