@@ -65,7 +65,7 @@ async def test_a_beat_that_fails_is_tried_again_while_the_lease_lasts(
         return beat(self)
 
     monkeypatch.setattr(HeartbeatConnection, "beat", failing)
-    running = await worker(lease_ttl=1.5)
+    running = await worker(lease_ttl=5)
     first = running.tenure
     await asyncio.wait_for(beaten.wait(), 30)
     assert len(failures) == 3
