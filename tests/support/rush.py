@@ -55,8 +55,8 @@ class Rush:
     watchers: int = 1
     watched: Watched = field(default_factory=Watched)
 
-    async def run(self, seconds: float, samples: int = 0) -> Watched:
-        """For so long, and until it was looked at so often."""
+    async def run(self, seconds: float, samples: int = 0, kills: int = 0) -> Watched:
+        """For so long, and until it was looked at so often, and so many have died."""
         async with await connect(self.url, "rush") as connection:
             await connection.execute(_WATCH)
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
@@ -70,7 +70,9 @@ class Rush:
             if self.kill_every is not None:
                 tasks.append(group.create_task(self._kill(own)))
             await asyncio.sleep(seconds)
-            await eventually(lambda: len(self.watched.samples) >= samples, within=300, pause=0.1)
+            seen = self.watched
+            await eventually(lambda: len(seen.samples) >= samples, within=300, pause=0.1)
+            await eventually(lambda: seen.kills >= kills, within=300, pause=0.1)
             for task in tasks:
                 task.cancel()
         return self.watched
