@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any
 
-from everstep.context import current_branch
+from everstep.branch import Branch, current_branch
+from everstep.cancelling import BranchTask, as_it_ended, was_cut
 
 _ACLOSE = "async_generator_athrow"
 """What the event loop makes a task of, itself in no task, when an async generator is dropped before its end."""
@@ -24,19 +25,41 @@ def numbering_task_factory(
     branch = current_branch.get()
     if branch is None:
         return asyncio.Task(coro, loop=loop, context=context, **options)
-    inner = context if context is not None else copy_context()
     left_early = type(coro).__name__ == _ACLOSE and asyncio.current_task(loop) is None
     try:
         own = branch.closing() if left_early else branch.child()
     except asyncio.CancelledError:
         coro.close()
         raise
-    inner.run(current_branch.set, own)
-    task = asyncio.Task(coro, loop=loop, context=inner, **options)
+    return _task_of(own, loop, coro, context if context is not None else copy_context(), options)
+
+
+def _task_of(
+    branch: Branch,
+    loop: asyncio.AbstractEventLoop,
+    coro: Coroutine[Any, Any, Any],
+    context: Context,
+    options: dict[str, Any],
+) -> BranchTask:
+    context.run(current_branch.set, branch)
+    if not branch.live and was_cut(branch):
+        coro = as_it_ended(coro, branch)
+    task = BranchTask(coro, loop=loop, context=context, **options)
+    task.belong(branch)
     tasks = branch.execution.tasks
     tasks.add(task)
-    task.add_done_callback(tasks.discard)
+    task.add_done_callback(_ended)
     return task
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    assert isinstance(task, BranchTask)
+    assert task.branch is not None
+    execution = task.branch.execution
+    execution.tasks.discard(task)
+    task.end()
+    if execution.signal is not None and not task.cancelled():
+        task.exception()  # that the workflow left its tasks is nothing to warn of
 
 
 def outside_workflow(function: Callable[[], Any]) -> Any:

@@ -1,9 +1,4 @@
-"""What a running workflow knows of itself: its log, its branches, and where it stands with the fence.
-
-A position in a workflow is (branch, seq). A step takes the next seq of the branch in which it is *called*;
-a task that the workflow creates is a branch of its own, numbered in the order of creation, so positions do
-not depend on how the event loop interleaves tasks. Tasks made inside a step are not numbered.
-"""
+"""What a running workflow knows of itself: its log, what its branches wait for, and where it stands with the fence."""
 
 from __future__ import annotations
 
@@ -13,11 +8,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
 from msgspec import Struct
 
 from everstep.acknowledgement import Acknowledgement
+from everstep.branch import Branch, current_branch, place
 from everstep.codec import Arguments
 from everstep.encoding import PLAIN, Encoding
 from everstep.errors import ControlSignal, Fenced, NonDeterminismError, Parked, UsageError
@@ -56,6 +52,7 @@ class Execution:
     signal: ControlSignal | None = None
     broken: Exception | None = None
     over: bool = False
+    abandoned: bool = False
     overdue: list[Any] = field(default_factory=list)
     running_out: asyncio.Lock | None = None
     pending: Acknowledgement | None = None
@@ -69,6 +66,8 @@ class Execution:
     taken: set[int] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    held: list[Any] = field(default_factory=list)
+    teller: asyncio.Task[None] | None = None
     encoding: Encoding = PLAIN
     generation: int = 0
     arguments: Arguments | None = None
@@ -87,7 +86,7 @@ class Execution:
             expected = f"{CheckpointKind(row.kind).name.lower()} {row.name}"
             # The first divergence is the one to tell.
             self.broken = self.broken or NonDeterminismError(
-                self.id, _place(*position), expected, f"{kind.name.lower()} {name}"
+                self.id, place(*position), expected, f"{kind.name.lower()} {name}"
             )
             raise self.broken
         return None if row is None else self.encoding.opened(self.id, row)
@@ -97,7 +96,7 @@ class Execution:
         row = self.log.get((branch.path, branch.seq + 1))
         if row is not None:
             expected = f"{CheckpointKind(row.kind).name.lower()} {row.name}"
-            raise NonDeterminismError(self.id, _place(branch.path, row.seq), expected, how)
+            raise NonDeterminismError(self.id, place(branch.path, row.seq), expected, how)
 
     def record(self, row: Checkpoint, child: Start | None = None) -> Acknowledgement:
         """Hand a checkpoint to the next group commit, and with it a child's start. Called on the event loop."""
@@ -123,19 +122,28 @@ class Execution:
                 self.engaged -= 1
         if self.recorder.leaving:
             await self.recorder.left.wait()
-        if self.overdue:
-            await self.held_back()
+        await self.begin_anew()
+
+    async def begin_anew(self) -> None:
+        """Before an effect that no run had: what a replay has to wait for, and what was decided from outside."""
+        if self.log:
+            await self.end_of_log()
         self.check()
 
-    async def held_back(self) -> None:
-        """At the end of its log, a task made in a block whose time had run out waits until the block was cancelled.
+    async def end_of_log(self) -> None:
+        """A branch has come to the end of its log: from here on it is a first run. What cancelled it comes first.
 
-        If the task was, so it is again; one that outlived the block goes on.
+        A task made in a block whose time had run out waits until the block was cancelled. If the task was, so it is
+        again; one that outlived the block goes on.
         """
         branch = current_branch.get()
         while branch is not None and branch.held_by and not branch.told_before(branch.held_by[0]):
             await branch.held_by[0].passed.wait()
             branch.held_by = branch.held_by[1:]
+        if branch is not None and not branch.live:
+            branch.live = True
+            if branch.task is not None:
+                await branch.task.begin_anew()
 
     @contextmanager
     def engagement(self) -> Iterator[None]:
@@ -180,73 +188,9 @@ class Execution:
 
     def stop_tasks(self) -> None:
         """Cancel the tasks its branches made, or its threads wait for, and that nobody else cancels."""
+        self.abandoned = True
         for task in tuple(self.tasks):
             task.cancel()
-
-
-def _place(path: str, seq: int) -> str:
-    return f"{path}:{seq}" if path else str(seq)
-
-
-@dataclass(eq=False, slots=True)
-class Branch:
-    """One task of a workflow: hands out positions and numbers the tasks made in it.
-
-    Of time limits (everstep.durable.timeouts): `limits` it is in, `overdue` those of them that a replay knows to have run
-    out, and `held_by` those of its makers.
-    """
-
-    execution: Execution
-    path: str = ""
-    seq: int = 0
-    children: int = 0
-    crossing: bool = False
-    overdue: list[Any] = field(default_factory=list)
-    limits: tuple[Any, ...] = ()
-    held_by: tuple[Any, ...] = ()
-    abandoned: int = 0
-
-    def told_before(self, limit: Any) -> bool:
-        """Whether a time limit in this branch is known to have run out no later than one of its makers."""
-        return bool(self.overdue) and self.overdue[-1].ran_out_at <= limit.ran_out_at
-
-    def tell(self) -> NoReturn:
-        """The innermost limit known to have run out cancels its block. Raises CancelledError."""
-        self.overdue.pop().delivered = True
-        raise asyncio.CancelledError
-
-    @property
-    def come(self) -> int:
-        """How far it has come: the positions and tasks it has taken."""
-        return self.seq + self.children
-
-    def next_position(self) -> tuple[str, int]:
-        if self.overdue and self.overdue[-1].come <= self.come:
-            self.tell()  # what it awaited when its time was up is there this time
-        self.seq += 1
-        self.execution.moves += 1
-        return self.path, self.seq
-
-    def child(self) -> Branch:
-        if self.overdue and self.overdue[-1].come <= self.come:
-            self.tell()
-        self.children += 1
-        self.execution.moves += 1
-        self.execution.branches += 1
-        return self._below(str(self.children))
-
-    def closing(self) -> Branch:
-        """Of the task in which Python closes an async generator that was left early.
-
-        When it begins depends on the event loop, so it takes no number of the tasks that the workflow makes.
-        """
-        self.abandoned += 1
-        self.execution.branches += 1
-        return self._below(f"0.{self.abandoned}")
-
-    def _below(self, name: str) -> Branch:
-        path = f"{self.path}.{name}" if self.path else name
-        return Branch(self.execution, path, held_by=(*self.held_by, *self.overdue))
 
 
 class StepContext(Struct, frozen=True):
@@ -261,13 +205,12 @@ class StepContext(Struct, frozen=True):
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt and every replay of this step, and of no other step."""
-        return f"{self.workflow_id}:{_place(self.branch, self.seq)}"
+        return f"{self.workflow_id}:{place(self.branch, self.seq)}"
 
 
 AttemptCall = Callable[[StepContext], Any]
 """Makes an attempt of a step: its value, or a coroutine of it."""
 
-current_branch: ContextVar[Branch | None] = ContextVar("everstep_branch", default=None)
 current_step: ContextVar[StepContext | None] = ContextVar("everstep_step", default=None)
 
 

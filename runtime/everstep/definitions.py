@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
+from everstep.branch import Branch, current_branch
 from everstep.codec import Arguments, Payload, result_payload
-from everstep.context import Branch, current_branch
 from everstep.durable.children import call_child
 from everstep.durable.flows import step_flow
 from everstep.durable.marked import once_flow

@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 from uuid import UUID
 
+from everstep.branch import current_branch
 from everstep.client.blocking import Client
 from everstep.client.blocking_handle import Handle
-from everstep.context import current_branch
 from everstep.definitions import PlainStep, Workflow, as_step
 from everstep.durable import calls as durable
 from everstep.durable import talking, together, values

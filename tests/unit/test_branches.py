@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import uvloop
 
+from everstep.branch import Branch, current_branch
 from everstep.branches import numbering_task_factory
-from everstep.context import Branch, current_branch
 
 Map = dict[str, list[tuple[str, int]]]
 
@@ -53,6 +53,7 @@ class Moves:
     def __init__(self) -> None:
         self.moves = 0
         self.branches = 0
+        self.log: dict[object, object] = {}
         self.tasks: set[asyncio.Task[Any]] = set()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from everstep.context import Branch
+from everstep.branch import Branch
 from everstep.durable.team import MOST_CALLS, Team
 
 

@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Self, TypeVar, Unpack, overload
 
+from everstep.branch import current_branch
 from everstep.client import asynchronous
 from everstep.client.blocking_handle import Handle
 from everstep.client.blocking_messages import ClientMessages
 from everstep.client.blocking_timetable import Timetable
 from everstep.client.startable import StartOptions, Takes0, Takes1, Takes2, Takes3, Takes4
 from everstep.codec import MAX_PAYLOAD
-from everstep.context import current_branch
 from everstep.definitions import Workflow
 from everstep.durable.children import start_child
 from everstep.encoding import Codec

@@ -6,8 +6,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
+from everstep.branch import current_branch
 from everstep.client import handle as handles
-from everstep.context import current_branch
 from everstep.errors import UsageError
 from everstep.portal import on_loop
 from everstep.store.infos import StepInfo, WorkflowInfo

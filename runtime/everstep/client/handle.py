@@ -8,8 +8,8 @@ from collections.abc import Coroutine, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from everstep.branch import Branch, current_branch
 from everstep.codec import Payload
-from everstep.context import Branch, current_branch
 from everstep.durations import patience_of
 from everstep.errors import (
     DEADLINE_EXCEEDED,

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, Unpack, cast, overload
 
+from everstep.branch import current_branch
 from everstep.client.base import ClientBase
 from everstep.client.handle import Handle
 from everstep.client.startable import (
@@ -22,7 +23,6 @@ from everstep.client.startable import (
 )
 from everstep.client.starter import difference
 from everstep.codec import Payload, encode_plain
-from everstep.context import current_branch
 from everstep.definitions import DEFAULT_QUEUE, Workflow
 from everstep.durable.children import start_child
 from everstep.errors import (

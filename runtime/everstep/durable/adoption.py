@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from everstep.context import current_branch
+from everstep.branch import current_branch
 from everstep.durable.timeouts import Timeout, wait_for
 
 _MARK = "_everstep_limit"

@@ -8,8 +8,9 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
 
+from everstep.branch import Branch
 from everstep.codec import Payload
-from everstep.context import Branch, Execution, awaiting_branch
+from everstep.context import Execution, awaiting_branch
 from everstep.definitions import PlainStep, Workflow, as_step
 from everstep.durable.children import result_in_workflow, start_child
 from everstep.durable.talking import deadline_of, plain_row

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from everstep.branch import Branch
 from everstep.client.handle import value_of
 from everstep.client.startable import StartOptions, make_start
 from everstep.codec import Payload
-from everstep.context import Branch, Execution
+from everstep.context import Execution
 from everstep.durable.stopping import stoppable
 from everstep.durable.talking import Position, plain_row
 from everstep.durable.waiting import wait_for
@@ -51,7 +52,7 @@ async def _start_child(
     if row is not None:
         assert row.output is not None
         return str(msgspec.json.decode(row.output)["id"])
-    execution.check()
+    await execution.begin_anew()
     chosen: StartOptions = {**options, "id": options.get("id") or child_id(execution.id, position)}
     start = make_start(workflow.name, body, workflow.queue, chosen)
     if execution.deadline is not None:

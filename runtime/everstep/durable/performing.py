@@ -6,7 +6,8 @@ import asyncio
 import math
 from typing import Any
 
-from everstep.context import AttemptCall, Execution, StepContext, current_branch, current_step
+from everstep.branch import current_branch
+from everstep.context import AttemptCall, Execution, StepContext, current_step
 from everstep.durable.flows import Attempt, Effect, Flow, Pause, Record, Settle
 from everstep.durable.stopping import be_stopped, stops_itself
 from everstep.portal import Running, on_loop, record_there

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from everstep.context import Branch, branch_here
+from everstep.branch import Branch
+from everstep.context import branch_here
 from everstep.errors import UsageError
 from everstep.portal import on_loop
 

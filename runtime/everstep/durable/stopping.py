@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
+from everstep.branch import current_branch
 from everstep.codec import JSON
 from everstep.context import Execution
 from everstep.errors import Failure
@@ -35,7 +36,15 @@ def stops_itself(execution: Execution) -> bool:
 async def be_stopped(execution: Execution) -> NoReturn:
     """Wait for the cancellation that came here in the first run."""
     execution.check()
-    await asyncio.get_running_loop().create_future()
+    branch = current_branch.get()
+    try:
+        if branch is not None and branch.task is not None:
+            branch.stopping = True
+            branch.task.arrive()
+        await asyncio.get_running_loop().create_future()
+    finally:
+        if branch is not None:
+            branch.stopping = False
     raise AssertionError("unreachable")
 
 

@@ -8,8 +8,9 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
+from everstep.branch import Branch
 from everstep.codec import JSON, Payload, encode_plain
-from everstep.context import Branch, Execution, awaiting_branch
+from everstep.context import Execution, awaiting_branch
 from everstep.durable.stopping import stoppable
 from everstep.durable.waiting import wait_for
 from everstep.durations import seconds_of
@@ -129,6 +130,7 @@ async def _send(
     execution = branch.execution
     if execution.recorded(position, CheckpointKind.SEND, topic) is not None:
         return
+    await execution.begin_anew()
     with execution.engagement():
         seen = await execution.recorder.eyes.exists(execution, workflow_id)
     if not seen.known:
@@ -150,7 +152,7 @@ def set_event(key: str, value: Any) -> Coroutine[object, None, None]:
 async def _set_event(branch: Branch, position: Position, key: str, body: bytes) -> None:
     execution = branch.execution
     if execution.recorded(position, CheckpointKind.PUBLISH, key) is None:
-        execution.check()
+        await execution.begin_anew()
         execution.record(plain_row(position, CheckpointKind.PUBLISH, key, output=body))
 
 
@@ -172,7 +174,7 @@ def close_stream(key: str) -> Coroutine[object, None, None]:
 async def _write(branch: Branch, position: Position, key: str, body: bytes, *, last: bool) -> None:
     execution = branch.execution
     if execution.recorded(position, CheckpointKind.STREAM, key) is None:
-        execution.check()
+        await execution.begin_anew()
         end = "end" if last else None
         execution.record(plain_row(position, CheckpointKind.STREAM, key, output=body, target=end))
 

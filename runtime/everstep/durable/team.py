@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from everstep.context import Branch, current_branch
+from everstep.branch import Branch, current_branch
 from everstep.durable.talking import plain_row
 from everstep.errors import ControlSignal, UsageError
 from everstep.portal import count, on_loop, record_there

@@ -18,8 +18,9 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
+from everstep.branch import Branch
 from everstep.branches import outside_workflow
-from everstep.context import Branch, Wait, awaiting_branch, branch_here
+from everstep.context import Wait, awaiting_branch, branch_here
 from everstep.durable.talking import Position, deadline_of, plain_row
 from everstep.durable.waiting import STILL_SECONDS
 from everstep.durations import seconds_of
@@ -104,7 +105,7 @@ class Timeout:
         execution = self._branch.execution
         self._at, self._verdict = self._branch.next_position(), self._branch.next_position()
         self._task = asyncio.current_task()
-        self._cancels = 0 if self._task is None else self._task.cancelling()
+        self._cancels = 0 if self._task is None else asyncio.Task.cancelling(self._task)
         row = execution.recorded(self._verdict, CheckpointKind.VALUE, _NAME)
         if row is None:
             kind = CheckpointKind.TIMER
@@ -141,7 +142,7 @@ class Timeout:
         if self in self._branch.overdue:
             self._branch.overdue.remove(self)
         if self._cancelled and self._task is not None:
-            self._task.uncancel()
+            asyncio.Task.uncancel(self._task)
             self._cancelled = False
         # What cancels an outer block passes through this one, also where both ran out.
         mine = isinstance(error, asyncio.CancelledError) and not _delivered(self._outer)
@@ -187,13 +188,13 @@ class Timeout:
     def _pass_on(self) -> None:
         """A task that was cancelled by others in the same turn as by this limit has been told once: tell it again."""
         if self._task is not None and self._cancelled_by_others():
-            self._task.uncancel()
-            self._task.cancel()
+            asyncio.Task.uncancel(self._task)
+            asyncio.Task.cancel(self._task)
 
     def _cancelled_by_others(self) -> bool:
         """Whether the task was cancelled more often, since the block began, than by this limit."""
         told = self._cancels + self._cancelled
-        return self._task is not None and self._task.cancelling() > told
+        return self._task is not None and asyncio.Task.cancelling(self._task) > told
 
     async def _run_out_again(self) -> None:
         """At a replay: the block's own first new effect is cancelled. If all it does is wait for tasks, so is that."""
@@ -234,7 +235,7 @@ class Timeout:
     def _cancel(self) -> None:
         if self._task is not None:
             self.delivered = self._cancelled = True
-            self._task.cancel()
+            asyncio.Task.cancel(self._task)
 
     def _decide(self, *, expired: bool) -> None:
         body = msgspec.json.encode(expired and self._branch.come)

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from everstep.branch import Branch
 from everstep.client.handle import Handle
-from everstep.context import Branch, awaiting_branch
+from everstep.context import awaiting_branch
 from everstep.durable.calls import ChildHandle
 from everstep.durable.stopping import stoppable
 from everstep.durable.talking import Position, plain_row

@@ -7,8 +7,9 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, get_origin
 
+from everstep.branch import Branch, current_branch
 from everstep.codec import Payload, hints_of, result_payload
-from everstep.context import Branch, StepContext, current_branch
+from everstep.context import StepContext
 from everstep.database import Database
 from everstep.durable.flows import Flow, step_flow
 from everstep.durable.marked import elsewhere_flow

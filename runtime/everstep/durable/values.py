@@ -13,7 +13,8 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from everstep.context import Branch, awaiting_branch, branch_here
+from everstep.branch import Branch
+from everstep.context import awaiting_branch, branch_here
 from everstep.durable.talking import Position, plain_row
 from everstep.errors import UsageError
 from everstep.portal import on_loop, record_there

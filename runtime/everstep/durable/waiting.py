@@ -13,7 +13,8 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
-from everstep.context import Execution, Wait, current_branch
+from everstep.branch import Branch, current_branch
+from everstep.context import Execution, Wait
 from everstep.store.models import Seen
 
 STAY_SECONDS = 1.0
@@ -42,10 +43,13 @@ async def wait_until(
     execution: Execution, position: tuple[str, int], when: datetime, key: str
 ) -> None:
     """Return once the database's time has reached `when`, or raise Parked."""
-    if execution.overdue:
-        await _be_cut_short(execution, when)
-    execution.waits[position] = Wait(when, None, (key,))
+    branch = current_branch.get()
+    if branch is not None:
+        branch.asleep = True
     try:
+        if execution.log and branch is not None:
+            await _be_cut_short(execution, branch, when)
+        execution.waits[position] = Wait(when, None, (key,))
         while (remaining := execution.recorder.clock.until(when)) > 0:
             execution.check()
             if remaining <= STAY_SECONDS:
@@ -54,17 +58,19 @@ async def wait_until(
                 await _park(execution)
             execution.check()
     finally:
+        if branch is not None:
+            branch.asleep = False
         execution.moves += 1
         execution.waits.pop(position, None)
 
 
-async def _be_cut_short(execution: Execution, when: datetime) -> None:
-    """A sleep that a time limit ended early ends so at a replay, too, however late that is."""
-    branch = current_branch.get()
-    if branch is None:
-        return
-    if any(limit.ran_out_at < when for limit in branch.held_by):
-        await execution.held_back()
+async def _be_cut_short(execution: Execution, branch: Branch, when: datetime) -> None:
+    """A sleep that a time limit or a cancellation ended early ends so at a replay, too, however late that is."""
+    if branch.task is not None:
+        await branch.task.oversleep()
+    lasts = execution.recorder.clock.until(when) > 0
+    if lasts or any(limit.ran_out_at < when for limit in branch.held_by):
+        await execution.end_of_log()
     if any(limit.ran_out_at < when for limit in branch.overdue):
         execution.check()
 
@@ -81,8 +87,8 @@ async def wait_for(
     `keys` name what it waits for; any of them may come true.
     """
     pause, longest = LOOK_SECONDS
-    if execution.overdue:
-        await execution.held_back()
+    if execution.log:
+        await execution.end_of_log()
     try:
         # Until the first look has come back, no park may go past it.
         with execution.engagement():

@@ -12,7 +12,9 @@ from functools import partial
 from typing import Any, NoReturn
 
 from everstep.app import App
-from everstep.context import Branch, Execution, current_branch, log_of
+from everstep.branch import Branch, current_branch
+from everstep.cancelling import BranchTask
+from everstep.context import Execution, log_of
 from everstep.definitions import Workflow
 from everstep.durable.endless import continuation_in, generation_of, main_branch, next_generation
 from everstep.encoding import Encoding
@@ -88,8 +90,11 @@ class Runner:
             execution.recorder = execution.probe = self._probe(execution)
         self.executions[claimed.id] = execution
         self.running[claimed.queue] += 1
-        given = continued or claimed
-        execution.task = self._loop.create_task(self._run(execution, workflow, given))
+        start = 1 if generation else 0
+        branch = Branch(execution, main_branch(generation), seq=start, live=not rows)
+        running = self._run(branch, workflow, continued or claimed)
+        execution.task = BranchTask(running, loop=self._loop)
+        execution.task.belong(branch)
         execution.task.add_done_callback(partial(self._left, execution, claimed.queue))
         if claimed.cancel or _late(execution):
             # Its last owner left before it saw the cancellation; or the deadline passed while it was queued.
@@ -111,11 +116,12 @@ class Runner:
             execution.interrupt(Fenced())
 
     async def _run(
-        self, execution: Execution, workflow: Workflow[Any, Any], given: Claimed | Checkpoint
+        self, branch: Branch, workflow: Workflow[Any, Any], given: Claimed | Checkpoint
     ) -> None:
+        execution = branch.execution
         try:
             execution.check()
-            output = await self._call(execution, workflow, given)
+            output = await self._call(branch, workflow, given)
             ending: tuple[Ending, bytes | None, bytes | None] = (Ending.SUCCEEDED, output, None)
         except ControlSignal as signal:
             if not isinstance(signal, Cancelled):
@@ -169,10 +175,9 @@ class Runner:
         await execution.recorder.finish(execution, how, output, error).wait()
 
     async def _call(
-        self, execution: Execution, workflow: Workflow[Any, Any], given: Claimed | Checkpoint
+        self, branch: Branch, workflow: Workflow[Any, Any], given: Claimed | Checkpoint
     ) -> bytes:
-        generation = execution.generation
-        branch = Branch(execution, main_branch(generation), seq=1 if generation else 0)
+        execution = branch.execution
         token = current_branch.set(branch)
         continued: Continued | None = None
         value: Any = None

@@ -1,0 +1,107 @@
+"""A branch: one task of a workflow, which hands out positions and numbers the tasks made in it.
+
+A position in a workflow is (branch, seq). A step takes the next seq of the branch in which it is *called*;
+a task that the workflow creates is a branch of its own, numbered in the order of creation, so positions do
+not depend on how the event loop interleaves tasks. Tasks made inside a step are not numbered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from everstep.context import Execution
+
+NEVER = -1
+"""Where a branch is cut, if it is not."""
+
+
+@dataclass(eq=False, slots=True)
+class Branch:
+    """One task of a workflow: hands out positions and numbers the tasks made in it.
+
+    Of time limits (everstep.durable.timeouts): `limits` it is in, `overdue` those of them that a replay knows to have run
+    out, and `held_by` those of its makers. Of cancellation (everstep.cancelling): its `task`, whether it is `live`, beyond
+    its log, `asleep` in a durable sleep, or `stopping`, where it waits to be stopped; and how far it had come, in
+    positions and tasks, when it was `cut`.
+    """
+
+    execution: Execution
+    path: str = ""
+    seq: int = 0
+    children: int = 0
+    crossing: bool = False
+    overdue: list[Any] = field(default_factory=list)
+    limits: tuple[Any, ...] = ()
+    held_by: tuple[Any, ...] = ()
+    abandoned: int = 0
+    task: Any = None
+    live: bool = True
+    asleep: bool = False
+    stopping: bool = False
+    cut: int = NEVER
+
+    @property
+    def come(self) -> int:
+        """How far it has come: the positions and tasks it has taken."""
+        return self.seq + self.children
+
+    def told_before(self, limit: Any) -> bool:
+        """Whether a time limit in this branch is known to have run out no later than one of its makers."""
+        return bool(self.overdue) and self.overdue[-1].ran_out_at <= limit.ran_out_at
+
+    def tell(self) -> NoReturn:
+        """The innermost limit known to have run out cancels its block. Raises CancelledError."""
+        self.overdue.pop().delivered = True
+        raise asyncio.CancelledError
+
+    def cut_here(self) -> bool:
+        """Whether it was cancelled in the first run where it is now, or before."""
+        return NEVER < self.cut <= self.come
+
+    def next_position(self) -> tuple[str, int]:
+        if self.overdue or self.cut != NEVER:
+            self._pass()
+        self.seq += 1
+        self.execution.moves += 1
+        return self.path, self.seq
+
+    def child(self) -> Branch:
+        if self.overdue or self.cut != NEVER:
+            self._pass()
+        self.children += 1
+        self.execution.moves += 1
+        self.execution.branches += 1
+        return self._below(str(self.children))
+
+    def _pass(self) -> None:
+        """Go on from where it was cancelled: what it awaited is there this time. A time limit is told here, then."""
+        if self.overdue and self.overdue[-1].come <= self.come:
+            self.tell()
+        if self.cut_here():
+            self.task.pass_cut()
+
+    def closing(self) -> Branch:
+        """Of the task in which Python closes an async generator that was left early.
+
+        When it begins depends on the event loop, so it takes no number of the tasks that the workflow makes.
+        """
+        self.abandoned += 1
+        self.execution.branches += 1
+        return self._below(f"0.{self.abandoned}")
+
+    def _below(self, name: str) -> Branch:
+        path = f"{self.path}.{name}" if self.path else name
+        held_by = (*self.held_by, *self.overdue)
+        return Branch(self.execution, path, held_by=held_by, live=self.live)
+
+
+current_branch: ContextVar[Branch | None] = ContextVar("everstep_branch", default=None)
+
+
+def place(path: str, seq: int) -> str:
+    """A position as people read it."""
+    return f"{path}:{seq}" if path else str(seq)

@@ -1,0 +1,247 @@
+"""Tasks that a workflow cancels: how far one had come is recorded, and a replay cancels it again there.
+
+A replay is quick. What cancels a task (its maker, a task group) gets there long before the task has come as far as in
+the first run. Told at once, a task that had finished would come back as cancelled, and one that was cleaning up would
+never have begun. So `cancel()` writes down how far the task had come, in a branch of the task's own, and at a replay
+the task is told there; or at the end of its log, if nothing was written down (docs/internals/cancelling.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+
+from everstep.branch import NEVER, Branch, current_branch
+from everstep.codec import JSON
+from everstep.context import Execution
+from everstep.durable.stopping import be_stopped, stops_itself
+from everstep.durable.waiting import STILL_SECONDS
+from everstep.errors import NonDeterminismError
+from everstep.store.models import Checkpoint, CheckpointKind
+
+_LOOKS, _MOST_LOOKS = 10, 200
+"""The tasks have come as far as they get when nothing has moved at so many looks; or at the latest, after so many."""
+
+_NAME = "cancel"
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """How far a task had come when it was cancelled: the positions and tasks it had taken, or None before it began.
+
+    `asleep`: in a durable sleep, of which nothing else says that it was cut short. `over`: no cancellation, but that
+    the task ended as cancelled after those before.
+    """
+
+    at: int | None = None
+    asleep: bool = False
+    over: bool = False
+
+
+class BranchTask(asyncio.Task[Any]):
+    """A task that a workflow made, or the workflow's own.
+
+    Cancellations are numbered: so many were `_told`; those in `_held` were asked for and are told later, at a replay.
+    """
+
+    branch: Branch | None = None
+    _asked = 0
+    _told = 0
+    _held: deque[Any] | None = None
+    _next: Cut | None = None
+
+    def belong(self, branch: Branch) -> None:
+        """To its branch; said before the task begins."""
+        self.branch = branch
+        branch.task = self
+        if branch.execution.log:
+            self._look_ahead(branch)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """As asyncio's; at a replay the task is told once it has come as far as in the first run."""
+        branch = self.branch
+        # In no branch: by what stops the workflow, by a time limit of it, or by a step's own code in this task.
+        if branch is None or current_branch.get() is None or self.done():
+            return super().cancel(msg)
+        if not _cancels_itself(branch.execution):
+            return super().cancel(msg)
+        self._asked += 1
+        if self._asked <= self._told:
+            return True  # it came past that place before anybody asked
+        never_began = self._next is not None and self._next.at is None and not self._next.over
+        if branch.live or (never_began and not self._begun()):
+            return self._tell(branch, msg)
+        self._hold(branch, msg)
+        if branch.stopping:
+            self.arrive()
+        return True
+
+    def cancelling(self) -> int:
+        return super().cancelling() + len(self._held or ())
+
+    def uncancel(self) -> int:
+        if not self._held:
+            return super().uncancel()
+        self.pass_cut()
+        return self.cancelling()
+
+    @property
+    def held_back(self) -> bool:
+        """Whether a cancellation was asked for that it has not been told."""
+        return bool(self._held) and not self.done()
+
+    def tell_held(self) -> None:
+        """It has come as far as it gets: the oldest cancellation that was held back comes through."""
+        if self._held and self.branch is not None:
+            self._tell(self.branch, self._held.popleft())
+
+    def arrive(self) -> None:
+        """It waits to be stopped, as its log says: if by a cancellation, it is told now, or when this is asked."""
+        if self._held and self.branch is not None and self.branch.cut_here():
+            self.tell_held()
+
+    async def oversleep(self) -> None:
+        """In a sleep: wait to be stopped, if the log says that it was cut short, however long it is over by now."""
+        assert self.branch is not None
+        if self._next is not None and self._next.asleep and self.branch.cut_here():
+            await be_stopped(self.branch.execution)
+
+    async def begin_anew(self) -> None:
+        """At the end of its log, before an effect that no run had. A cancellation comes first, asked or foreseen."""
+        assert self.branch is not None
+        if self.branch.cut_here():
+            await be_stopped(self.branch.execution)
+        if self._held:
+            self.tell_held()
+            await asyncio.sleep(0)
+        if self._next is not None and self._next.over:
+            raise asyncio.CancelledError
+
+    def end(self) -> None:
+        """It is over. That it ended as cancelled is recorded, if it had been told."""
+        branch = self.branch
+        if branch is None or not self._told or not self.cancelled():
+            return
+        if self._next is None and _cancels_itself(branch.execution):
+            self._record(branch, self._told + 1, Cut(over=True))
+
+    def pass_cut(self) -> None:
+        """It goes on from where it was cancelled, and was not told: what it awaited is there (see "a place that is passed")."""
+        if self._held:
+            self._held.popleft()
+        self._told += 1
+        if self.branch is not None:
+            self._look_ahead(self.branch)
+
+    def _tell(self, branch: Branch, msg: Any | None) -> bool:
+        self._told += 1
+        if _cut(branch, self._told) is None:
+            at = branch.come if self._begun() else None
+            self._record(branch, self._told, Cut(at, branch.asleep))
+        self._look_ahead(branch)
+        return super().cancel(msg)
+
+    def _record(self, branch: Branch, nth: int, cut: Cut) -> None:
+        place, body = _place(branch, nth), msgspec.json.encode(cut)
+        row = Checkpoint(*place, CheckpointKind.VALUE, _NAME, 1, JSON, body, None)
+        branch.execution.record(row)
+
+    def _hold(self, branch: Branch, msg: Any | None) -> None:
+        if self._held is None:
+            self._held = deque()
+        self._held.append(msg)
+        execution = branch.execution
+        execution.held.append(self)
+        if len(execution.held) == 1:
+            # An asyncio.Task of its own, and nobody's branch.
+            execution.teller = asyncio.Task(_tell_each(execution), loop=execution.loop)
+
+    def _look_ahead(self, branch: Branch) -> None:
+        self._next = _cut(branch, self._told + 1)
+        cut = self._next
+        branch.cut = NEVER if cut is None or cut.over else (cut.at or 0)
+
+    def _begun(self) -> bool:
+        coro = self.get_coro()
+        return (
+            not inspect.iscoroutine(coro) or inspect.getcoroutinestate(coro) != inspect.CORO_CREATED
+        )
+
+
+def was_cut(branch: Branch) -> bool:
+    """Whether the log of a task that is made at a replay says that it was cancelled, and not before it began."""
+    cut = _cut(branch, 1)
+    return cut is not None and cut.at is not None
+
+
+async def as_it_ended(coroutine: Coroutine[Any, Any, Any], branch: Branch) -> Any:
+    """A task that was cancelled ends as in the first run, though what it awaited last may be there at a replay.
+
+    Raises NonDeterminismError if it did something after that which it does not come to this time.
+    """
+    try:
+        value = await coroutine
+    except Exception:
+        _end_as_it_did(branch)
+        raise
+    _end_as_it_did(branch)
+    return value
+
+
+def _end_as_it_did(branch: Branch) -> None:
+    execution = branch.execution
+    if not _cancels_itself(execution):
+        return
+    try:
+        execution.ended_at(branch, "the end of a task that was cancelled")
+    except NonDeterminismError as error:
+        execution.broken = execution.broken or error
+        raise
+    nth = 1
+    while (cut := _cut(branch, nth)) is not None:
+        if cut.over:
+            raise asyncio.CancelledError
+        nth += 1
+
+
+async def _tell_each(execution: Execution) -> None:
+    """Tell those whose cancellation was held back, one by one, each time that nothing moves any more."""
+    with execution.engagement():
+        while held := [task for task in execution.held if task.held_back]:
+            await _end_of_log(execution)
+            if not _cancels_itself(execution):
+                break
+            come = (task for task in held if task.branch.cut_here())
+            next(come, held[0]).tell_held()
+        execution.held.clear()
+
+
+async def _end_of_log(execution: Execution) -> None:
+    looks, still, moves = 0, 0, -1
+    while still < _LOOKS and looks < _MOST_LOOKS:
+        await asyncio.sleep(STILL_SECONDS / _LOOKS)
+        looks += 1
+        still = still + 1 if moves == execution.moves else 0
+        moves = execution.moves
+
+
+def _cancels_itself(execution: Execution) -> bool:
+    """Whether a cancellation is the workflow's own doing: it is not being stopped, and has not left its tasks behind."""
+    return stops_itself(execution) and not execution.abandoned
+
+
+def _cut(branch: Branch, nth: int) -> Cut | None:
+    row = branch.execution.recorded(_place(branch, nth), CheckpointKind.VALUE, _NAME)
+    if row is None:
+        return None
+    assert row.output is not None
+    return msgspec.json.decode(row.output, type=Cut)
+
+
+def _place(branch: Branch, nth: int) -> tuple[str, int]:
+    """Of a task's nth cancellation. Its own tasks are numbered from 1, so nobody else has this branch."""
+    return (f"{branch.path}.0" if branch.path else "0"), nth

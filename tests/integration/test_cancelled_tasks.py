@@ -1,0 +1,340 @@
+"""Tasks that a workflow cancels: a replay cancels them where the first run did, however quick it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.hold import Hold
+
+import everstep
+from everstep import StepError, WorkflowError
+
+HOUR = 3600
+
+
+async def ended(task: asyncio.Task[Any]) -> str:
+    """How a task ended."""
+    try:
+        return f"returned {await task}"
+    except asyncio.CancelledError:
+        return "cancelled"
+
+
+async def twice(
+    app: Any, client: Any, worker: Any, body: Any, *, between: Any = None, order: Any = list
+) -> list[str]:
+    """What a body says before a hold, which its replay has to say as well; `between` happens in the middle of that."""
+    hold = Hold(app)
+    runs: list[list[str]] = []
+
+    @app.workflow(name="flow")
+    async def flow() -> list[str]:
+        said: list[str] = []
+        runs.append(said)
+        await body(said, hold)
+        said.append(await hold.step())
+        return said
+
+    first = await worker(grace=0.0)
+    handle = await client.start(flow)
+    await asyncio.wait_for(hold.begun.wait(), 30)
+    before = list(runs[-1])
+    await first.stop()
+    if between is not None:
+        between()
+    hold.free.set()
+    await worker()
+    last = await handle.result(30)
+    assert order(last) == order([*before, "held"])
+    return last[:-1]
+
+
+@pytest.fixture
+def step(app) -> Any:
+    @app.step
+    async def echo(text: str) -> str:
+        return text
+
+    return echo
+
+
+@pytest.mark.no_replay("how far the task comes in time is another matter there")
+async def test_a_task_that_had_finished_keeps_what_it_returned(app, client, worker, step):
+    async def body(said: list[str], _: Hold) -> None:
+        async def both() -> str:
+            return await step("a") + await step("b")
+
+        task = asyncio.create_task(both())
+        await everstep.sleep(0.3)
+        said.append(f"{task.cancel()}")
+        said.append(await ended(task))
+
+    async def unsure(said: list[str], hold: Hold) -> None:
+        await body(said, hold)
+        said.pop(-2)  # whether there was anything to cancel is not the same at a replay
+
+    assert await twice(app, client, worker, unsure) == ["returned ab"]
+
+
+async def test_a_task_that_had_not_begun_does_not_begin(app, client, worker, step):
+    async def body(said: list[str], _: Hold) -> None:
+        async def work() -> None:
+            said.append("begun")
+            await step("a")
+
+        task = asyncio.create_task(work())
+        task.cancel()
+        said.append(await ended(task))
+
+    assert await twice(app, client, worker, body) == ["cancelled"]
+
+
+WAITS: dict[str, Callable[[], Any]] = {
+    "recv": lambda: everstep.recv("never"),
+    "sleep": lambda: everstep.sleep(HOUR),
+    "event": lambda: asyncio.Event().wait(),
+    "asyncio's sleep": lambda: asyncio.sleep(1),
+    "task": lambda: asyncio.create_task(everstep.recv("never")),
+    "task that sleeps": lambda: asyncio.create_task(everstep.sleep(HOUR)),
+}
+
+
+@pytest.mark.parametrize("kind", ["step", *WAITS])
+async def test_cleanup_in_a_cancelled_task_is_replayed(app, client, worker, sql, step, kind):
+    hold = Hold(app)
+    runs: list[list[str]] = []
+
+    @app.step
+    async def lasting() -> None:
+        await asyncio.Event().wait()
+
+    @app.workflow
+    async def flow() -> list[str]:
+        said: list[str] = []
+        runs.append(said)
+
+        async def work() -> str:
+            said.append(await step("working"))
+            try:
+                await WAITS.get(kind, lasting)()
+            except asyncio.CancelledError:
+                said.append(await step("cleaning up"))
+                said.append(await hold.step())
+                raise
+            return "nobody cancelled it"
+
+        task = asyncio.create_task(work())
+        await everstep.sleep(0.4)
+        task.cancel()
+        said.append(await ended(task))
+        await everstep.sleep(1)
+        return said
+
+    first = await worker(grace=0.0)
+    handle = await client.start(flow)
+    await asyncio.wait_for(hold.begun.wait(), 30)
+    assert runs[-1] == ["working", "cleaning up"]
+    await first.stop()
+    sql.advance_clock(2 * HOUR)
+    hold.free.set()
+    await worker()
+    assert await handle.result(30) == ["working", "cleaning up", "held", "cancelled"]
+
+
+@pytest.mark.no_replay("how far the task comes in time is another matter there")
+async def test_cleanup_that_cannot_be_replayed_is_told(app, client, worker, sql, step):
+    """What a shield kept from the cancellation is there at the replay, and nothing says that it was awaited in vain."""
+    hold = Hold(app)
+
+    @app.workflow
+    async def flow() -> str:
+        async def work() -> str:
+            try:
+                await asyncio.shield(everstep.sleep(0.8))
+            except asyncio.CancelledError:
+                await step("cleaning up")
+                await hold.step()
+            return "over"
+
+        task = asyncio.create_task(work())
+        await everstep.sleep(0.4)
+        task.cancel()
+        await everstep.sleep(1)
+        return await task
+
+    first = await worker(grace=0.0)
+    handle = await client.start(flow)
+    await asyncio.wait_for(hold.begun.wait(), 30)
+    await first.stop()
+    sql.advance_clock(HOUR)
+    await worker()
+    with pytest.raises(
+        WorkflowError, match=r"the log says step .*echo, the code calls the end of a task that was"
+    ):
+        await handle.result(30)
+
+
+async def test_a_group_whose_member_failed_replays_who_had_come_how_far(app, client, worker, step):
+    @app.step
+    async def fail() -> None:
+        raise ValueError("bad")
+
+    async def body(said: list[str], _: Hold) -> None:
+        async def bad() -> None:
+            await all_wait.wait()
+            await fail()
+
+        async def done() -> None:
+            said.append(await step("done"))
+
+        async def waits(name: str) -> None:
+            waiting.append(await step(name))
+            if len(waiting) == 4:
+                all_wait.set()
+            try:
+                await everstep.recv(name)
+            finally:
+                said.append(await step(f"{name} cleaned up"))
+
+        waiting: list[str] = []
+        all_wait = asyncio.Event()
+
+        async def nested() -> None:
+            async with asyncio.TaskGroup() as inner:
+                inner.create_task(waits("c"))
+                inner.create_task(waits("d"))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for member in (bad(), waits("a"), done(), waits("b"), nested()):
+                    group.create_task(member)
+                await everstep.recv("the body")
+        except* StepError as failed:
+            said.append(f"{len(failed.exceptions)} failed")
+
+    said = await twice(app, client, worker, body, order=sorted)
+    assert said[0] == "done"
+    assert sorted(said[1:-1]) == [f"{name} cleaned up" for name in "abcd"]
+    assert said[-1] == "1 failed"
+
+
+async def test_a_sleep_that_was_cut_short_stays_so_after_its_time(app, client, worker, sql):
+    async def body(said: list[str], _: Hold) -> None:
+        sleeping = asyncio.create_task(everstep.sleep(HOUR))
+        await everstep.sleep(0.3)
+        sleeping.cancel()
+        said.append(await ended(sleeping))
+
+    def later() -> None:
+        sql.advance_clock(2 * HOUR)
+
+    assert await twice(app, client, worker, body, between=later) == ["cancelled"]
+
+
+@pytest.mark.no_replay("a replay before the cancellation was recorded may come past it")
+@pytest.mark.parametrize("ends", ["returns", "goes on", "raises"])
+async def test_cancelled_in_the_turn_in_which_what_it_awaits_is_there(
+    app, client, worker, step, ends
+):
+    async def body(said: list[str], _: Hold) -> None:
+        there: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        async def work() -> str:
+            await step("working")
+            value = await there
+            match ends:
+                case "goes on":
+                    return await step(value)
+                case "raises":
+                    raise ValueError(value)
+                case _:
+                    return value
+
+        task = asyncio.create_task(work())
+        await everstep.sleep(0.3)
+        there.set_result("there")
+        task.cancel()
+        said.append(await ended(task))
+
+    assert await twice(app, client, worker, body) == ["cancelled"]
+
+
+async def test_a_task_that_takes_no_notice_goes_on_and_may_be_cancelled_again(
+    app, client, worker, step
+):
+    async def body(said: list[str], _: Hold) -> None:
+        async def stubborn() -> str:
+            for n in range(2):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await everstep.recv("never")
+                said.append(await step(f"cancelled {n}"))
+            await everstep.recv("never")
+            return "never"
+
+        task = asyncio.create_task(stubborn())
+        for n in range(3):
+            await everstep.sleep(0.2)
+            task.cancel()
+            said.append(await step(f"asked {n}"))
+            await asyncio.wait([task], timeout=0.1)
+        said.append(await ended(task))
+
+    said = await twice(app, client, worker, body)
+    assert said[-1] == "cancelled"
+    assert sorted(said[:-1]) == ["asked 0", "asked 1", "asked 2", "cancelled 0", "cancelled 1"]
+
+
+async def test_those_left_when_enough_have_come_are_cancelled_where_they_were(
+    app, client, worker, step
+):
+    async def body(said: list[str], hold: Hold) -> None:
+        async def work(n: int) -> int:
+            try:
+                await everstep.sleep(0.1 if n == 1 else HOUR)
+            finally:
+                said.append(await step(f"{n} ends"))
+                if len(said) == 4:
+                    all_over.set()
+            return n
+
+        all_over = asyncio.Event()
+
+        async with contextlib.aclosing(
+            everstep.as_completed([work(0), work(1), work(2)])
+        ) as results:
+            async for n in results:
+                said.append(f"first: {n}")
+                break
+        await all_over.wait()
+
+    said = await twice(app, client, worker, body)
+    assert said[:2] == ["1 ends", "first: 1"]
+    assert sorted(said[2:]) == ["0 ends", "2 ends"]
+
+
+async def test_what_a_step_does_to_its_own_task_is_not_recorded(app, client, worker):
+    @app.step
+    async def own_group() -> str:
+        async def fails() -> None:
+            raise ValueError("bad")
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fails())
+                await asyncio.Event().wait()
+        except* ValueError:
+            pass
+        return "went on"
+
+    @app.workflow
+    async def flow() -> str:
+        return await own_group()
+
+    await worker()
+    handle = await client.start(flow)
+    assert await handle.result(30) == "went on"
+    assert [step.name for step in await handle.steps()] == [own_group.name]
