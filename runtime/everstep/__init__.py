@@ -11,8 +11,9 @@ from everstep.database import Database
 from everstep.definitions import AsyncWorkflow, PlainStep, PlainWorkflow, Step, Workflow
 from everstep.durable.calls import ChildHandle, run, sleep, sleep_until, start
 from everstep.durable.endless import continue_as_new
+from everstep.durable.limits import Timeout
 from everstep.durable.talking import close_stream, get_event, recv, send, set_event, write_stream
-from everstep.durable.timeouts import Timeout, timeout, wait_for
+from everstep.durable.timeouts import timeout, wait_for
 from everstep.durable.together import as_completed, wait_first
 from everstep.durable.transactional import PlainTransaction, Transaction
 from everstep.durable.values import deprecate_patch, now, patched, random, uuid

@@ -23,7 +23,7 @@ NEVER = -1
 class Branch:
     """One task of a workflow: hands out positions and numbers the tasks made in it.
 
-    Of time limits (everstep.durable.timeouts): `limits` it is in, `overdue` those of them that a replay knows to have run
+    Of time limits (everstep.durable.limits): `limits` it is in, `overdue` those of them that a replay knows to have run
     out, and `held_by` those of its makers. Of cancellation (everstep.cancelling): its `task`, whether it is `live`, beyond
     its log, `asleep` in a durable sleep, or `stopping`, where it waits to be stopped; and how far it had come, in
     positions and tasks, when it was `cut`.

@@ -13,7 +13,7 @@ from support.hold import Hold
 from support.waiting import eventually
 
 import everstep
-from everstep.durable.timeouts import Timeout
+from everstep.durable.limits import Timeout
 
 HOUR = 3600
 

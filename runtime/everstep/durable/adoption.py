@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from everstep.branch import current_branch
-from everstep.durable.timeouts import Timeout, wait_for
+from everstep.durable.limits import Timeout
+from everstep.durable.timeouts import wait_for
 
 _MARK = "_everstep_limit"
 
