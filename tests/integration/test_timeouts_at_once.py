@@ -156,3 +156,31 @@ async def test_a_limit_that_ran_out_while_nobody_had_the_workflow_cuts_off_nothi
     sql.advance_clock(100)
     await worker()
     assert await handle.result(10) == ["a", "b", "c", "d", "late", "e"]
+
+
+async def test_a_limit_after_a_group_that_failed_in_its_block_is_told_once(app, client, worker):
+    """Before Python 3.13 a group that has failed leaves behind that its task was cancelled, which it took no notice of."""
+
+    @app.step
+    async def fail() -> None:
+        raise ValueError("bad")
+
+    @app.step
+    async def pause() -> None:
+        await asyncio.sleep(0.01)
+
+    @app.workflow
+    async def flow() -> str:
+        try:
+            async with everstep.timeout(0.1):
+                with contextlib.suppress(BaseExceptionGroup):
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(fail())
+                await everstep.recv("never")
+        except TimeoutError:
+            await pause()
+            return "out of time"
+        return "in time"
+
+    await worker()
+    assert await (await client.start(flow)).result(30) == "out of time"

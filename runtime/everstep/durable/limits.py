@@ -57,6 +57,7 @@ class Timeout:
         self._verdict: Position = ("", 0)
         self._task: asyncio.Task[object] | None = None
         self._cancels = 0
+        self._before: int | None = None
         self._timer: asyncio.Task[None] | None = None
         self._outer: tuple[Timeout, ...] = ()
         self._decided = self._expired = self._cancelled = False
@@ -155,14 +156,16 @@ class Timeout:
 
     def _pass_on(self) -> None:
         """A task that was cancelled by others in the same turn as by this limit has been told once: tell it again."""
-        if self._task is not None and self._cancelled_by_others():
+        if self._task is None or self._before is None:
+            return
+        # Of those before nothing is to be told again: they were let pass, or a task group took no notice of its own.
+        if _Task.cancelling(self._task) > self._before:
             _Task.uncancel(self._task)
             _Task.cancel(self._task)
 
     def _cancelled_by_others(self) -> bool:
-        """Whether the task was cancelled more often, since the block began, than by this limit."""
-        told = self._cancels + self._cancelled
-        return self._task is not None and _Task.cancelling(self._task) > told
+        """Whether the task was cancelled since the block began."""
+        return self._task is not None and _Task.cancelling(self._task) > self._cancels
 
     async def _run_out_again(self) -> None:
         """At a replay: the block's own first new effect is cancelled. If all it does is wait for tasks, so is that."""
@@ -203,6 +206,7 @@ class Timeout:
     def _cancel(self) -> None:
         if self._task is not None:
             self.delivered = self._cancelled = True
+            self._before = _Task.cancelling(self._task)
             _Task.cancel(self._task)
 
     def _decide(self, *, expired: bool) -> None:
