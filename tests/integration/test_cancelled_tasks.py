@@ -240,6 +240,13 @@ async def test_a_sleep_that_was_cut_short_stays_so_after_its_time(app, client, w
 async def test_cancelled_in_the_turn_in_which_what_it_awaits_is_there(
     app, client, worker, step, ends
 ):
+    ran: list[str] = []
+
+    @app.step
+    async def further(text: str) -> str:
+        ran.append(text)
+        return text
+
     async def body(said: list[str], _: Hold) -> None:
         there: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -248,7 +255,7 @@ async def test_cancelled_in_the_turn_in_which_what_it_awaits_is_there(
             value = await there
             match ends:
                 case "goes on":
-                    return await step(value)
+                    return await further(value)
                 case "raises":
                     raise ValueError(value)
                 case _:
@@ -261,6 +268,7 @@ async def test_cancelled_in_the_turn_in_which_what_it_awaits_is_there(
         said.append(await ended(task))
 
     assert await twice(app, client, worker, body) == ["cancelled"]
+    assert ran == []
 
 
 async def test_a_task_that_takes_no_notice_goes_on_and_may_be_cancelled_again(
