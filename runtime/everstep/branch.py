@@ -8,6 +8,8 @@ not depend on how the event loop interleaves tasks. Tasks made inside a step are
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -62,6 +64,16 @@ class Branch:
         """Whether it was cancelled in the first run where it is now, or before."""
         return NEVER < self.cut <= self.come
 
+    def goes_on(self) -> bool:
+        """Whether the log has more of it than what it has done so far, or of tasks that it is still to make."""
+        prefix = f"{self.path}." if self.path else ""
+        return any(
+            seq > self.seq
+            if path == self.path
+            else path.startswith(prefix) and _number(path[len(prefix) :]) > self.children
+            for path, seq in self.execution.log
+        )
+
     def next_position(self) -> tuple[str, int]:
         if self.overdue or self.cut != NEVER:
             self._pass()
@@ -100,6 +112,23 @@ class Branch:
 
 
 current_branch: ContextVar[Branch | None] = ContextVar("everstep_branch", default=None)
+
+
+def _number(path: str) -> int:
+    """Of the task that a path leads to first."""
+    return int(path.partition(".")[0])
+
+
+@contextmanager
+def asleep(branch: Branch | None) -> Iterator[None]:
+    """While nothing but its task's own record would say that a wait was cut short."""
+    if branch is not None:
+        branch.asleep = True
+    try:
+        yield
+    finally:
+        if branch is not None:
+            branch.asleep = False
 
 
 def place(path: str, seq: int) -> str:

@@ -8,7 +8,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from everstep.branch import Branch, current_branch
-from everstep.cancelling import BranchTask, as_it_ended, was_cut
+from everstep.cancelling import BranchTask, as_in_its_log
 
 _ACLOSE = "async_generator_athrow"
 """What the event loop makes a task of, itself in no task, when an async generator is dropped before its end."""
@@ -42,9 +42,11 @@ def _task_of(
     options: dict[str, Any],
 ) -> BranchTask:
     context.run(current_branch.set, branch)
-    if not branch.live and was_cut(branch):
-        coro = as_it_ended(coro, branch)
-    task = BranchTask(coro, loop=loop, context=context, **options)
+    own = coro if branch.live else as_in_its_log(coro, branch)
+    task = BranchTask(own, loop=loop, context=context, **options)
+    if own is not coro:
+        # Cancelled before it began, it has not come to what it was to await.
+        task.add_done_callback(lambda _: coro.close())
     task.belong(branch)
     tasks = branch.execution.tasks
     tasks.add(task)
@@ -58,7 +60,7 @@ def _ended(task: asyncio.Task[Any]) -> None:
     execution = task.branch.execution
     execution.tasks.discard(task)
     task.end()
-    if execution.signal is not None and not task.cancelled():
+    if (execution.signal is not None or execution.abandoned) and not task.cancelled():
         task.exception()  # that the workflow left its tasks is nothing to warn of
 
 

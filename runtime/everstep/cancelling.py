@@ -33,7 +33,7 @@ _NAME = "cancel"
 class Cut(msgspec.Struct, frozen=True):
     """How far a task had come when it was cancelled: the positions and tasks it had taken, or None before it began.
 
-    `asleep`: in a durable sleep, of which nothing else says that it was cut short. `over`: no cancellation, but that
+    `asleep`: in a durable sleep, or while a time was recorded: nothing else says that these were cut short. `over`: no cancellation, but that
     the task ended as cancelled after those before.
     """
 
@@ -73,7 +73,7 @@ class BranchTask(asyncio.Task[Any]):
         if self._asked <= self._told:
             return True  # it came past that place before anybody asked
         never_began = self._next is not None and self._next.at is None and not self._next.over
-        if branch.live or (never_began and not self._begun()):
+        if branch.live or (never_began and not self._begun()) or self._by_own_group(branch):
             return self._tell(branch, msg)
         self._hold(branch, msg)
         if branch.stopping:
@@ -103,6 +103,13 @@ class BranchTask(asyncio.Task[Any]):
         """It waits to be stopped, as its log says: if by a cancellation, it is told now, or when this is asked."""
         if self._held and self.branch is not None and self.branch.cut_here():
             self.tell_held()
+
+    def wait_to_be_stopped(self) -> None:
+        """It begins to. Raises CancelledError if nobody will stop it: it came past where it was told in the first run."""
+        assert self.branch is not None
+        if self._next is not None and self._next.over and not self.branch.limits:
+            raise asyncio.CancelledError
+        self.arrive()
 
     async def oversleep(self) -> None:
         """In a sleep: wait to be stopped, if the log says that it was cut short, however long it is over by now."""
@@ -136,6 +143,15 @@ class BranchTask(asyncio.Task[Any]):
         self._told += 1
         if self.branch is not None:
             self._look_ahead(self.branch)
+
+    def _by_own_group(self, branch: Branch) -> bool:
+        """Whether a task group of its own cancels it (a member's callback does), and it has come as far as in the first run.
+
+        It may not be held back: the group, if it is being left, takes no notice of it, and what comes after must not.
+        """
+        if asyncio.current_task() is not None or current_branch.get() is not branch:
+            return False
+        return branch.cut_here() or (self._next is None and not branch.goes_on())
 
     def _tell(self, branch: Branch, msg: Any | None) -> bool:
         self._told += 1
@@ -172,13 +188,20 @@ class BranchTask(asyncio.Task[Any]):
         )
 
 
-def was_cut(branch: Branch) -> bool:
-    """Whether the log of a task that is made at a replay says that it was cancelled, and not before it began."""
+def as_in_its_log(coroutine: Coroutine[Any, Any, Any], branch: Branch) -> Coroutine[Any, Any, Any]:
+    """What a task carries out that is made at a replay, if its log says that it was cancelled."""
     cut = _cut(branch, 1)
-    return cut is not None and cut.at is not None
+    if cut is None:
+        return coroutine
+    return _never_begin(branch) if cut.at is None else _as_it_ended(coroutine, branch)
 
 
-async def as_it_ended(coroutine: Coroutine[Any, Any, Any], branch: Branch) -> Any:
+async def _never_begin(branch: Branch) -> None:
+    """Who cancels it may come later than in the first run."""
+    await be_stopped(branch.execution)
+
+
+async def _as_it_ended(coroutine: Coroutine[Any, Any, Any], branch: Branch) -> Any:
     """A task that was cancelled ends as in the first run, though what it awaited last may be there at a replay.
 
     Raises NonDeterminismError if it did something after that which it does not come to this time.

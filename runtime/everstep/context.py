@@ -83,6 +83,8 @@ class Execution:
         """The checkpoint at a position, if there is one. Raises NonDeterminismError if it is another step's."""
         row = self.log.get(position)
         if row is not None and (row.kind != kind or row.name != name):
+            if self.abandoned:
+                raise Fenced  # a task that the workflow left: what it does as it is stopped says nothing of the code
             expected = f"{CheckpointKind(row.kind).name.lower()} {row.name}"
             # The first divergence is the one to tell.
             self.broken = self.broken or NonDeterminismError(

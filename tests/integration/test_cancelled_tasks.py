@@ -346,3 +346,99 @@ async def test_what_a_step_does_to_its_own_task_is_not_recorded(app, client, wor
     handle = await client.start(flow)
     assert await handle.result(30) == "went on"
     assert [step.name for step in await handle.steps()] == [own_group.name]
+
+
+BEGINNINGS: dict[str, Callable[[], Any]] = {
+    "sleep": lambda: everstep.sleep(0.2),
+    "now": everstep.now,
+    "limit": lambda: everstep.wait_for(everstep.recv("never"), 0.2),
+}
+
+
+@pytest.mark.no_fsck  # a limit that was never entered has no verdict
+@pytest.mark.parametrize("kind", BEGINNINGS)
+async def test_cancelled_while_a_wait_was_being_recorded(app, client, worker, step, kind):
+    async def body(said: list[str], _: Hold) -> None:
+        async def work() -> None:
+            try:
+                await BEGINNINGS[kind]()
+            finally:
+                said.append(await step("cleaned up"))
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        said.append(await ended(task))
+
+    assert await twice(app, client, worker, body) == ["cleaned up", "cancelled"]
+
+
+async def test_a_member_that_had_not_begun_does_not_begin(app, client, worker, step):
+    async def body(said: list[str], _: Hold) -> None:
+        async def inner() -> None:
+            said.append("begun")
+            await step("a")
+
+        async def outer() -> None:
+            await asyncio.gather(inner())
+
+        task = asyncio.create_task(outer())
+        await asyncio.sleep(0)
+        task.cancel()
+        said.append(await ended(task))
+
+    assert await twice(app, client, worker, body) == ["cancelled"]
+
+
+async def test_what_comes_after_a_group_that_fails_at_a_replay_is_not_cancelled(
+    app, client, worker, step
+):
+    hold = Hold(app)
+
+    @app.workflow
+    async def flow() -> str:
+        async def bad() -> None:
+            await step("before")
+            await hold.step()
+            raise ValueError("bad")
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(bad())
+                group.create_task(everstep.recv("never"))
+        except* ValueError:
+            pass
+        return await step("went on")
+
+    first = await worker(grace=0.0)
+    handle = await client.start(flow)
+    await asyncio.wait_for(hold.begun.wait(), 30)
+    await first.stop()
+    hold.free.set()
+    await worker()
+    assert await handle.result(30) == "went on"
+
+
+@pytest.mark.no_replay("every replay comes past the place in which it is cancelled")
+async def test_cut_short_behind_the_place_it_was_cancelled_at(app, client, worker, step):
+    holds = [Hold(app, f"hold {n}") for n in range(2)]
+
+    @app.workflow
+    async def flow() -> list[str]:
+        async def work() -> str:
+            await asyncio.sleep(0)
+            return await step("working")
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        return [await ended(task), *[await hold.step() for hold in holds]]
+
+    handle = await client.start(flow)
+    for hold in holds:
+        now = await worker(grace=0.0)
+        await asyncio.wait_for(hold.begun.wait(), 30)
+        await now.stop()
+        hold.free.set()
+    await worker()
+    assert (await handle.result(30))[0] == "cancelled"

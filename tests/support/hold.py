@@ -11,11 +11,11 @@ from everstep import App
 class Hold:
     """A step that stays in the first run, and answers in the second."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, name: str = "hold") -> None:
         self.begun = asyncio.Event()
         self.free = asyncio.Event()
 
-        @app.step(name="hold")
+        @app.step(name=name)
         async def hold() -> str:
             self.begun.set()
             await self.free.wait()

@@ -40,7 +40,7 @@ async def be_stopped(execution: Execution) -> NoReturn:
     try:
         if branch is not None and branch.task is not None:
             branch.stopping = True
-            branch.task.arrive()
+            branch.task.wait_to_be_stopped()
         await asyncio.get_running_loop().create_future()
     finally:
         if branch is not None:

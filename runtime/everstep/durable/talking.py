@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from everstep.branch import Branch
+from everstep.branch import Branch, asleep, current_branch
 from everstep.codec import JSON, Payload, encode_plain
 from everstep.context import Execution, awaiting_branch
 from everstep.durable.stopping import stoppable
@@ -41,10 +41,13 @@ async def deadline_of(
 ) -> datetime:
     """The instant `seconds` after the database first recorded this timer; the same on every replay."""
     row = execution.recorded(position, kind, name)
+    branch = current_branch.get()
     if row is not None and row.recorded_at is not None and row.output is not None:
+        if branch is not None and branch.task is not None:
+            await branch.task.oversleep()
         return row.recorded_at + timedelta(seconds=msgspec.json.decode(row.output)["seconds"])
     body = msgspec.json.encode({"seconds": seconds})
-    with execution.engagement():
+    with execution.engagement(), asleep(branch):
         recorded_at = await execution.record(plain_row(position, kind, name, output=body)).wait()
     execution.check()
     return recorded_at + timedelta(seconds=seconds)

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from everstep.branch import Branch
+from everstep.branch import Branch, asleep
 from everstep.context import awaiting_branch, branch_here
 from everstep.durable.talking import Position, plain_row
 from everstep.errors import UsageError
@@ -32,9 +32,11 @@ async def _now(branch: Branch, position: Position) -> datetime:
     execution = branch.execution
     row = execution.recorded(position, CheckpointKind.VALUE, "now")
     if row is not None and row.recorded_at is not None:
+        if branch.task is not None:
+            await branch.task.oversleep()
         return row.recorded_at
     row = plain_row(position, CheckpointKind.VALUE, "now", output=b"null")
-    with execution.engagement():
+    with execution.engagement(), asleep(branch):
         recorded_at = await execution.record(row).wait()
     execution.check()
     return recorded_at
