@@ -7,11 +7,14 @@ and so does one that finds a step's value in place of another's.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import everstep
 from everstep import App, Retry, StepError, WorkflowError
+from support.programs import SIMPLE
 
 Node = list[Any]
 PARKED_SECONDS = 1.1
@@ -91,16 +94,29 @@ async def compare(seen: list[Any]) -> None:
         raise ReplayDiffers(f"it saw {kept}, and its replay {seen}")
 
 
+class Bad(Exception):
+    """Of the member that fails of a task group."""
+
+
 class Interpreter:
-    """Carries out the statements of one branch."""
+    """Carries out the statements of one branch.
+
+    `notes`: what its simple statements came to, also if it was cancelled after that, and the notes of those branches that
+    it has awaited to their end.
+    """
 
     def __init__(self) -> None:
         self.tasks: dict[str, asyncio.Task[Any]] = {}
+        self.below: dict[str, Interpreter] = {}
+        self.notes: list[Any] = []
 
     async def run(self, node: Node) -> Any:
         """What a statement comes to."""
         kind, *rest = node
-        return await getattr(self, f"do_{kind}")(*rest)
+        value = await getattr(self, f"do_{kind}")(*rest)
+        if kind in SIMPLE:
+            self.notes.append(value)
+        return value
 
     async def do_sequence(self, *statements: Node) -> Any:
         return [await self.run(statement) for statement in statements]
@@ -177,6 +193,13 @@ class Interpreter:
 
     async def do_limit(self, how: str, seconds: float, body: Node) -> Any:
         # How far the block had come is not told: what it awaited may be there at a replay.
+        notes, self.notes = self.notes, []
+        try:
+            return await self.limited(how, seconds, body)
+        finally:
+            self.notes = notes
+
+    async def limited(self, how: str, seconds: float, body: Node) -> Any:
         try:
             match how:
                 case "timeout":
@@ -190,23 +213,83 @@ class Interpreter:
             return "late"
 
     async def do_gather(self, quiet: bool, *members: Node) -> Any:
-        return await asyncio.gather(*map(self.branch, members), return_exceptions=quiet)
+        below = [Interpreter() for _ in members]
+        work = [one.run(member) for one, member in zip(below, members, strict=True)]
+        try:
+            return await asyncio.gather(*work, return_exceptions=quiet)
+        finally:
+            if quiet:  # else it does not wait for all of them, once it is cancelled
+                self.take_notes(below)
 
     async def do_group(self, *members: Node) -> Any:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.branch(member)) for member in members]
+        below = [Interpreter() for _ in members]
+        try:
+            async with asyncio.TaskGroup() as group:
+                work = zip(below, members, strict=True)
+                tasks = [group.create_task(one.run(member)) for one, member in work]
+        finally:
+            self.take_notes(below)
         return [task.result() for task in tasks]
 
+    def take_notes(self, below: Iterable[Interpreter]) -> None:
+        self.notes.append([one.notes for one in below])
+
     async def do_task(self, name: str, body: Node) -> Any:
-        self.tasks[name] = asyncio.create_task(self.branch(body))
+        self.below[name] = Interpreter()
+        self.tasks[name] = asyncio.create_task(self.below[name].run(body))
         return name
+
+    async def do_turn(self) -> Any:
+        await asyncio.sleep(0)
+
+    async def do_cancel(self, passes: bool, moments: list[Node | None], body: Node) -> Any:
+        below = Interpreter()
+        task = asyncio.create_task(below.run(body))
+        for moment in moments:
+            if moment is not None:
+                await self.run(moment)
+            task.cancel()
+        end = "returned"
+        try:
+            await task
+        except asyncio.CancelledError:
+            end = "cancelled"
+            if passes:
+                raise
+        finally:
+            self.notes.append([end, below.notes])
+        return [end, below.notes]
+
+    async def do_broken(self, nth: int, moves: Node, body: Node | None, *members: Node) -> Any:
+        below = [Interpreter() for _ in range(len(members) + 1)]
+
+        async def bad() -> None:
+            await below[-1].run(moves)
+            raise Bad
+
+        work = [partial(one.run, member) for one, member in zip(below, members, strict=False)]
+        work.insert(nth, bad)
+        inside = Interpreter()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for each in work:
+                    group.create_task(each())
+                if body is not None:
+                    await inside.run(body)
+        except* Bad:
+            pass
+        self.take_notes([*below, inside])
+        return [one.notes for one in (*below, inside)]
 
     async def do_join(self, how: str, name: str) -> Any:
         task = self.tasks.get(name)
         if task is None:
             return "no task"
         if how == "await":
-            return await task
+            try:
+                return await task
+            finally:
+                self.notes.append(self.below[name].notes)
         if how == "wait":
             await asyncio.wait({task})
         return "cancelled" if task.done() and task.cancelled() else await asyncio.shield(task)
@@ -227,12 +310,15 @@ class Interpreter:
 
     async def do_guard(self, how: str, body: Node, cleanup: Node) -> Any:
         kinds = {"finally": BaseException, "cancelled": asyncio.CancelledError, "error": Exception}
+        kinds["stubborn"] = asyncio.CancelledError
         try:
             value = await self.run(body)
         except kinds[how] as error:
             if isinstance(error, (Exception, asyncio.CancelledError)):
                 await self.run(cleanup)
-            raise
+            if how != "stubborn":
+                raise
+            return "went on"
         if how == "finally":
             await self.run(cleanup)
         return value

@@ -20,17 +20,30 @@ SIMPLE = (
     *("step", "step", "step", "flaky", "fail", "sleep", "sleep", "recv", "recv", "wait"),
     *("send", "set", "get", "child", "now", "uuid"),
 )
+IN_CUT = (
+    *("cleanup", "cleanup", "cleanup", "stubborn", "gather", "group", "task", "joined", "joined"),
+    *("cancel", "children"),
+)
+"""What a task that may be cancelled does: no `shield` and no `asyncio.wait` (docs/internals/cancelling.md)."""
+
+CUTS = 0.3
+"""How often a statement cancels tasks."""
+
 MOST_NODES, DEEPEST = 14, 4
 
 
 @dataclass
 class Maker:
-    """Makes the program with this number, of `count` that run at once. `limited`: in a block with a time limit."""
+    """Makes the program with this number, of `count` that run at once.
+
+    `limited`: in a block with a time limit; `cut`: in a task that may be cancelled.
+    """
 
     rng: random.Random
     number: int
     count: int
     limited: bool = False
+    cut: bool = False
     nodes: int = 0
     tasks: list[str] = field(default_factory=list)
     topics: Counter[str] = field(default_factory=Counter)
@@ -67,6 +80,13 @@ class Maker:
         self.new()
         if self.nodes > MOST_NODES or depth > DEEPEST:
             return self.simple()
+        if self.cut and self.limited:
+            return getattr(self, self.rng.choice(("limit", "gather", "group")))(depth)
+        if self.cut:
+            kind = self.rng.choice(("simple",) * 4 + IN_CUT)
+            return self.simple() if kind == "simple" else getattr(self, kind)(depth)
+        if not (self.limited or self.cut) and self.rng.random() < CUTS:
+            return self.rng.choice((self.cancel, self.cancel, self.broken))(depth)
         kind = self.rng.choice(
             ("simple",) * 6
             + ("limit",) * 5
@@ -142,6 +162,52 @@ class Maker:
         if how == "await":
             self.tasks.remove(name)
         return ["join", how, name]
+
+    def joined(self, depth: int) -> Node:
+        return ["join", "await", self.tasks.pop()] if self.tasks else self.task(depth)
+
+    def cut_branch(self, depth: int) -> Node:
+        """What runs as a task of its own, and may be cancelled."""
+        cut, self.cut = self.cut, True
+        node = self.branch(depth)
+        self.cut = cut
+        return node
+
+    def moment(self) -> Node | None:
+        """What its canceller does before it cancels a task."""
+        turn = "at once" if self.cut else "turn"  # one that is cut waits in nothing of asyncio's
+        how = self.rng.choice(("at once", turn, "sleep", "sleep", "step", "step", "simple"))
+        match how:
+            case "at once":
+                return None
+            case "turn":
+                return ["turn"]
+            case "sleep":
+                return ["sleep", self.seconds()]
+            case "step":
+                return self.simple_step()
+        return self.simple()
+
+    def cancel(self, depth: int) -> Node:
+        """A task that is cancelled, perhaps twice, and awaited; `passes`: its canceller is cancelled as well, then."""
+        moments = [self.moment() for _ in range(self.rng.choice((1, 1, 2)))]
+        passes = self.cut and self.rng.random() < 0.5
+        return ["cancel", passes, moments, self.cut_branch(depth)]
+
+    def broken(self, depth: int) -> Node:
+        """A task group, one of whose members fails."""
+        bad = ["sequence", *[self.simple() for _ in range(self.rng.choice((0, 1, 1, 2)))]]
+        members = [self.cut_branch(depth) for _ in range(self.rng.choice((1, 2, 2)))]
+        body = self.rng.choice((None, self.simple()))
+        return ["broken", self.rng.randrange(len(members) + 1), bad, body, *members]
+
+    def cleanup(self, depth: int) -> Node:
+        last = self.rng.choice((self.simple_step(), ["set", self.rng.choice("xy"), self.new()]))
+        return ["guard", self.rng.choice(("finally", "cancelled")), self.sequence(depth), last]
+
+    def stubborn(self, depth: int) -> Node:
+        """Takes no notice of a cancellation, but for something it does."""
+        return ["guard", "stubborn", self.sequence(depth), self.simple_step()]
 
     def first(self, depth: int) -> Node:
         return ["first", self.rng.random() < 0.5, *self.members(depth)]
