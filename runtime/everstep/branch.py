@@ -60,6 +60,11 @@ class Branch:
         self.overdue.pop().delivered = True
         raise asyncio.CancelledError
 
+    def tell_limit(self) -> None:
+        """As `tell`, unless it is its task that was cancelled here, before the limit ran out."""
+        if not self.cut_here() or self.task.goes_after(self.overdue[-1]):
+            self.tell()
+
     def cut_here(self) -> bool:
         """Whether it was cancelled in the first run where it is now, or before."""
         return NEVER < self.cut <= self.come

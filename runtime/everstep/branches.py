@@ -8,7 +8,8 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from everstep.branch import Branch, current_branch
-from everstep.cancelling import BranchTask, as_in_its_log
+from everstep.cancelling import BranchTask
+from everstep.replayed import as_in_its_log
 
 _ACLOSE = "async_generator_athrow"
 """What the event loop makes a task of, itself in no task, when an async generator is dropped before its end."""

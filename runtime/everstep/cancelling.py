@@ -9,9 +9,9 @@ the task is told there; or at the end of its log, if nothing was written down (d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections import deque
-from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -21,7 +21,7 @@ from everstep.codec import JSON
 from everstep.context import Execution
 from everstep.durable.stopping import be_stopped, stops_itself
 from everstep.durable.waiting import STILL_SECONDS
-from everstep.errors import NonDeterminismError
+from everstep.errors import ControlSignal
 from everstep.store.models import Checkpoint, CheckpointKind
 
 _LOOKS, _MOST_LOOKS = 10, 200
@@ -67,13 +67,14 @@ class BranchTask(asyncio.Task[Any]):
         # In no branch: by what stops the workflow, by a time limit of it, or by a step's own code in this task.
         if branch is None or current_branch.get() is None or self.done():
             return super().cancel(msg)
-        if not _cancels_itself(branch.execution):
+        if not cancels_itself(branch.execution):
             return super().cancel(msg)
         self._asked += 1
         if self._asked <= self._told:
             return True  # it came past that place before anybody asked
-        never_began = self._next is not None and self._next.at is None and not self._next.over
-        if branch.live or (never_began and not self._begun()) or self._by_own_group(branch):
+        cut = None if self._next is None or self._next.over else self._next
+        never_began = cut is not None and cut.at is None and not self._begun()
+        if (branch.live and cut is None) or never_began or self._by_own_group(branch):
             return self._tell(branch, msg)
         self._hold(branch, msg)
         if branch.stopping:
@@ -93,6 +94,13 @@ class BranchTask(asyncio.Task[Any]):
     def held_back(self) -> bool:
         """Whether a cancellation was asked for that it has not been told."""
         return bool(self._held) and not self.done()
+
+    def goes_after(self, limit: Any) -> bool:
+        """Whether a time limit is still to be told that ran out before this was cancelled."""
+        if limit.delivered or limit.passed.is_set() or self.branch is None:
+            return False
+        row = self.branch.execution.log.get(_place(self.branch, self._told + 1))
+        return row is None or row.recorded_at is None or limit.ran_out_at < row.recorded_at
 
     def tell_held(self) -> None:
         """It has come as far as it gets: the oldest cancellation that was held back comes through."""
@@ -133,7 +141,7 @@ class BranchTask(asyncio.Task[Any]):
         branch = self.branch
         if branch is None or not self._told or not self.cancelled():
             return
-        if self._next is None and _cancels_itself(branch.execution):
+        if self._next is None and cancels_itself(branch.execution):
             self._record(branch, self._told + 1, Cut(over=True))
 
     def pass_cut(self) -> None:
@@ -155,7 +163,7 @@ class BranchTask(asyncio.Task[Any]):
 
     def _tell(self, branch: Branch, msg: Any | None) -> bool:
         self._told += 1
-        if _cut(branch, self._told) is None:
+        if cut_of(branch, self._told) is None:
             at = branch.come if self._begun() else None
             self._record(branch, self._told, Cut(at, branch.asleep))
         self._look_ahead(branch)
@@ -164,7 +172,8 @@ class BranchTask(asyncio.Task[Any]):
     def _record(self, branch: Branch, nth: int, cut: Cut) -> None:
         place, body = _place(branch, nth), msgspec.json.encode(cut)
         row = Checkpoint(*place, CheckpointKind.VALUE, _NAME, 1, JSON, body, None)
-        branch.execution.record(row)
+        with contextlib.suppress(ControlSignal):  # who is leaving records nothing any more
+            branch.execution.record(row)
 
     def _hold(self, branch: Branch, msg: Any | None) -> None:
         if self._held is None:
@@ -177,7 +186,7 @@ class BranchTask(asyncio.Task[Any]):
             execution.teller = asyncio.Task(_tell_each(execution), loop=execution.loop)
 
     def _look_ahead(self, branch: Branch) -> None:
-        self._next = _cut(branch, self._told + 1)
+        self._next = cut_of(branch, self._told + 1)
         cut = self._next
         branch.cut = NEVER if cut is None or cut.over else (cut.at or 0)
 
@@ -188,76 +197,35 @@ class BranchTask(asyncio.Task[Any]):
         )
 
 
-def as_in_its_log(coroutine: Coroutine[Any, Any, Any], branch: Branch) -> Coroutine[Any, Any, Any]:
-    """What a task carries out that is made at a replay, if its log says that it was cancelled."""
-    cut = _cut(branch, 1)
-    if cut is None:
-        return coroutine
-    return _never_begin(branch) if cut.at is None else _as_it_ended(coroutine, branch)
-
-
-async def _never_begin(branch: Branch) -> None:
-    """Who cancels it may come later than in the first run."""
-    await be_stopped(branch.execution)
-
-
-async def _as_it_ended(coroutine: Coroutine[Any, Any, Any], branch: Branch) -> Any:
-    """A task that was cancelled ends as in the first run, though what it awaited last may be there at a replay.
-
-    Raises NonDeterminismError if it did something after that which it does not come to this time.
-    """
-    try:
-        value = await coroutine
-    except Exception:
-        _end_as_it_did(branch)
-        raise
-    _end_as_it_did(branch)
-    return value
-
-
-def _end_as_it_did(branch: Branch) -> None:
-    execution = branch.execution
-    if not _cancels_itself(execution):
-        return
-    try:
-        execution.ended_at(branch, "the end of a task that was cancelled")
-    except NonDeterminismError as error:
-        execution.broken = execution.broken or error
-        raise
-    nth = 1
-    while (cut := _cut(branch, nth)) is not None:
-        if cut.over:
-            raise asyncio.CancelledError
-        nth += 1
-
-
 async def _tell_each(execution: Execution) -> None:
     """Tell those whose cancellation was held back, one by one, each time that nothing moves any more."""
     with execution.engagement():
         while held := [task for task in execution.held if task.held_back]:
-            await _end_of_log(execution)
-            if not _cancels_itself(execution):
+            task = next((task for task in held if task.branch.cut_here()), held[0])
+            await _end_of_log(execution, task)
+            if not cancels_itself(execution):
                 break
-            come = (task for task in held if task.branch.cut_here())
-            next(come, held[0]).tell_held()
+            task.tell_held()
         execution.held.clear()
 
 
-async def _end_of_log(execution: Execution) -> None:
+async def _end_of_log(execution: Execution, task: BranchTask) -> None:
     looks, still, moves = 0, 0, -1
     while still < _LOOKS and looks < _MOST_LOOKS:
         await asyncio.sleep(STILL_SECONDS / _LOOKS)
         looks += 1
-        still = still + 1 if moves == execution.moves else 0
+        moved = moves != execution.moves or any(map(task.goes_after, execution.overdue))
+        still = 0 if moved else still + 1
         moves = execution.moves
 
 
-def _cancels_itself(execution: Execution) -> bool:
+def cancels_itself(execution: Execution) -> bool:
     """Whether a cancellation is the workflow's own doing: it is not being stopped, and has not left its tasks behind."""
     return stops_itself(execution) and not execution.abandoned
 
 
-def _cut(branch: Branch, nth: int) -> Cut | None:
+def cut_of(branch: Branch, nth: int) -> Cut | None:
+    """What the log says of the nth cancellation of a branch's task."""
     row = branch.execution.recorded(_place(branch, nth), CheckpointKind.VALUE, _NAME)
     if row is None:
         return None

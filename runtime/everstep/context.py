@@ -174,7 +174,7 @@ class Execution:
             raise self.broken
         if self.overdue and (branch := current_branch.get()) is not None and branch.overdue:
             # As far as its log reaches: here the first run was cancelled, because its time was up.
-            branch.tell()
+            branch.tell_limit()
 
     def interrupt(self, signal: ControlSignal) -> None:
         """Stop the workflow at its next await, and every later step. Called on the event loop.

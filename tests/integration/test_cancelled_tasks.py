@@ -442,3 +442,32 @@ async def test_cut_short_behind_the_place_it_was_cancelled_at(app, client, worke
         hold.free.set()
     await worker()
     assert (await handle.result(30))[0] == "cancelled"
+
+
+async def test_cleanup_that_runs_out_of_time(app, client, worker):
+    """At a replay its task waits to be cancelled where it was, though a time limit is known to have run out later."""
+
+    @app.step
+    async def lasting() -> None:
+        await asyncio.Event().wait()
+
+    async def body(said: list[str], _: Hold) -> None:
+        async def work() -> str:
+            try:
+                async with everstep.timeout(0.8):
+                    try:
+                        await everstep.recv("never")
+                    except asyncio.CancelledError:
+                        said.append("cleaning up")
+                        await lasting()
+            except TimeoutError:
+                said.append("out of time")
+            return "over"
+
+        task = asyncio.create_task(work())
+        await everstep.sleep(0.3)
+        task.cancel()
+        said.append(await ended(task))
+
+    said = await twice(app, client, worker, body)
+    assert said == ["cleaning up", "out of time", "returned over"]

@@ -19,6 +19,7 @@ import msgspec
 
 from everstep.branch import Branch
 from everstep.branches import outside_workflow
+from everstep.cancelling import BranchTask
 from everstep.context import Wait
 from everstep.durable.talking import Position, deadline_of, plain_row
 from everstep.durable.waiting import STILL_SECONDS
@@ -186,7 +187,8 @@ class Timeout:
                 still = 0
                 continue
             looks += 1
-            still = still + 1 if moves == self._branch.execution.moves else 0
+            first = any(map(self._goes_after_a_cancellation, self._branch.execution.held))
+            still = still + 1 if moves == self._branch.execution.moves and not first else 0
             moves = self._branch.execution.moves
 
     def _goes_after(self, other: Timeout) -> bool:
@@ -196,6 +198,10 @@ class Timeout:
         if self.ran_out_at is None or other.ran_out_at < self.ran_out_at:
             return True
         return other.ran_out_at == self.ran_out_at and other.depth > self.depth
+
+    def _goes_after_a_cancellation(self, task: BranchTask) -> bool:
+        """Whether a task is still to be told of a cancellation that came before this limit ran out."""
+        return self.ran_out_at is not None and task.held_back and not task.goes_after(self)
 
     @property
     def depth(self) -> tuple[int, int]:
