@@ -33,8 +33,8 @@ _NAME = "cancel"
 class Cut(msgspec.Struct, frozen=True):
     """How far a task had come when it was cancelled: the positions and tasks it had taken, or None before it began.
 
-    `asleep`: in a durable sleep, or while a time was recorded: nothing else says that these were cut short. `over`: no cancellation, but that
-    the task ended as cancelled after those before.
+    `asleep`: in a durable sleep, or while a time was recorded: nothing else says that these were cut short. `over`: no
+    cancellation, but that the task ended as cancelled after those before.
     """
 
     at: int | None = None

@@ -10,6 +10,7 @@ import pytest
 from support.fleet import Fleet, kill_now_and_then
 from support.ledger import Ledger
 from support.memory import Memory
+from support.standstill import Standstill
 from support.waiting import eventually
 
 from everstep import Client
@@ -44,9 +45,12 @@ async def test_no_timer_is_early_and_none_is_lost_though_workers_are_killed(
     """T29."""
     sql.connection.execute(WOKEN)
     environment = {"LEDGER": str(tmp_path / "ledger"), "EVERSTEP_MAX_CRASHES": "100"}
-    with Fleet(
-        database, tmp_path, module="support.sleepers_app:app", environment=environment
-    ) as fleet:
+    with (
+        Standstill() as still,
+        Fleet(
+            database, tmp_path, module="support.sleepers_app:app", environment=environment
+        ) as fleet,
+    ):
         fleet.start(3)
         memory = Memory(fleet)
         monkeys = [
@@ -70,6 +74,7 @@ async def test_no_timer_is_early_and_none_is_lost_though_workers_are_killed(
     assert min(woken) >= 0
     assert min(awake) >= 0
     assert median(woken) <= 1.5
+    assert quantiles(woken, n=100)[-1] <= 1.5 + still.seconds
     assert memory.growth() < 64
     assert len(Ledger(tmp_path / "ledger").executions()) == SLEEPERS
 

@@ -348,20 +348,29 @@ async def test_what_a_step_does_to_its_own_task_is_not_recorded(app, client, wor
     assert [step.name for step in await handle.steps()] == [own_group.name]
 
 
+async def _in_time() -> None:
+    async with everstep.timeout(0.2):
+        pass
+
+
 BEGINNINGS: dict[str, Callable[[], Any]] = {
     "sleep": lambda: everstep.sleep(0.2),
     "now": everstep.now,
-    "limit": lambda: everstep.wait_for(everstep.recv("never"), 0.2),
+    "limit": _in_time,
+    "limit and more": lambda: everstep.wait_for(everstep.recv("never"), 0.2),
 }
 
 
 @pytest.mark.no_fsck  # a limit that was never entered has no verdict
 @pytest.mark.parametrize("kind", BEGINNINGS)
-async def test_cancelled_while_a_wait_was_being_recorded(app, client, worker, step, kind):
+async def test_cancelled_while_a_wait_was_being_recorded(app, client, worker, sql, step, kind):
     async def body(said: list[str], _: Hold) -> None:
         async def work() -> None:
             try:
                 await BEGINNINGS[kind]()
+                said.append("went on")
+            except TimeoutError:
+                said.append("out of time")
             finally:
                 said.append(await step("cleaned up"))
 
@@ -370,7 +379,8 @@ async def test_cancelled_while_a_wait_was_being_recorded(app, client, worker, st
         task.cancel()
         said.append(await ended(task))
 
-    assert await twice(app, client, worker, body) == ["cleaned up", "cancelled"]
+    said = await twice(app, client, worker, body, between=lambda: sql.advance_clock(HOUR))
+    assert said == ["cleaned up", "cancelled"]
 
 
 async def test_a_member_that_had_not_begun_does_not_begin(app, client, worker, step):

@@ -122,7 +122,7 @@ async def test_a_replay_tells_them_in_the_order_in_which_they_ran_out(
     asleep = "SELECT 1 FROM everstep.run WHERE wake_at > everstep.clock() + interval '1000 s'"
     await eventually(lambda: sql(asleep))
     sql.advance_clock(HOUR + 1)
-    assert await handle.result(10) == ["inner", "outer"]
+    assert await handle.result(30) == ["inner", "outer"]
 
 
 async def test_a_limit_that_ran_out_while_nobody_had_the_workflow_cuts_off_nothing_that_was_done(
@@ -155,7 +155,7 @@ async def test_a_limit_that_ran_out_while_nobody_had_the_workflow_cuts_off_nothi
     await first.stop()
     sql.advance_clock(100)
     await worker()
-    assert await handle.result(10) == ["a", "b", "c", "d", "late", "e"]
+    assert await handle.result(30) == ["a", "b", "c", "d", "late", "e"]
 
 
 async def test_a_limit_after_a_group_that_failed_in_its_block_is_told_once(app, client, worker):

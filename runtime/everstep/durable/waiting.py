@@ -13,7 +13,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
-from everstep.branch import Branch, current_branch
+from everstep.branch import Branch, asleep, current_branch
 from everstep.context import Execution, Wait
 from everstep.store.models import Seen
 
@@ -44,24 +44,21 @@ async def wait_until(
 ) -> None:
     """Return once the database's time has reached `when`, or raise Parked."""
     branch = current_branch.get()
-    if branch is not None:
-        branch.asleep = True
-    try:
-        if execution.log and branch is not None:
-            await _be_cut_short(execution, branch, when)
-        execution.waits[position] = Wait(when, None, (key,))
-        while (remaining := execution.recorder.clock.until(when)) > 0:
-            execution.check()
-            if remaining <= STAY_SECONDS:
-                await asyncio.sleep(remaining)
-            elif await _still(execution):
-                await _park(execution)
-            execution.check()
-    finally:
-        if branch is not None:
-            branch.asleep = False
-        execution.moves += 1
-        execution.waits.pop(position, None)
+    with asleep(branch):
+        try:
+            if execution.log and branch is not None:
+                await _be_cut_short(execution, branch, when)
+            execution.waits[position] = Wait(when, None, (key,))
+            while (remaining := execution.recorder.clock.until(when)) > 0:
+                execution.check()
+                if remaining <= STAY_SECONDS:
+                    await asyncio.sleep(remaining)
+                elif await _still(execution):
+                    await _park(execution)
+                execution.check()
+        finally:
+            execution.moves += 1
+            execution.waits.pop(position, None)
 
 
 async def _be_cut_short(execution: Execution, branch: Branch, when: datetime) -> None:
