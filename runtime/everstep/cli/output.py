@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import NoneType
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from everstep.cli.fitting import LEAST, Column, fitted
 from everstep.store.infos import Encoded
 
 Columns = Mapping[str, str]
@@ -31,9 +33,18 @@ _COLOURS = {
 
 
 def print_rows(
-    rows: Sequence[Any], style: str, columns: Columns, *, id_of: str, empty: str
+    rows: Sequence[Any],
+    style: str,
+    columns: Columns,
+    *,
+    id_of: str,
+    empty: str,
+    spare: Sequence[str] = (),
 ) -> None:
-    """A list of dataclasses. `columns`: attribute to title, for tables; `empty`: said instead of no rows."""
+    """A list of dataclasses. `columns`: attribute to title, for tables; `empty`: said instead of no rows.
+
+    `spare`: columns that a narrow terminal does without, the first to go first; then those on the right.
+    """
     match style:
         case "json":
             print_json(rows)
@@ -43,8 +54,11 @@ def print_rows(
         case _ if not rows:
             click.echo(empty, err=True)
         case _:
+            names = list(columns)
             print_table(
-                [[getattr(row, name) for name in columns] for row in rows], columns.values()
+                [[getattr(row, name) for name in names] for row in rows],
+                list(columns.values()),
+                _ranks(names, id_of, spare),
             )
 
 
@@ -52,21 +66,63 @@ def print_json(value: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def print_table(rows: Sequence[Sequence[Any]], titles: Iterable[str]) -> None:
+def _ranks(names: Sequence[str], id_of: str, spare: Sequence[str]) -> list[int]:
+    """By column, how soon a narrow terminal does without it: the id never."""
+    going = [*spare, *(name for name in reversed(names) if name not in spare)]
+    return [0 if name == id_of else len(going) - going.index(name) for name in names]
+
+
+def print_table(
+    rows: Sequence[Sequence[Any]], titles: Sequence[str], ranks: Sequence[int] | None = None
+) -> None:
     cells = [[cell(value) for value in row] for row in rows]
     for column in zip(*cells, strict=True):
         # Numbers among words, such as what steps returned, begin where the words do.
         if not all(text.justify or text.plain == "-" for text in column):
             _begin_left(column)
-    if not Console().is_terminal:
+    if (console := Console(highlight=False)).is_terminal:
+        columns = zip(*rows, strict=True), zip(*cells, strict=True)
+        of_each = zip(titles, *columns, ranks or range(len(titles)), strict=True)
+        shapes = [_shape(*of_one) for of_one in of_each]
+        widths = fitted(shapes, console.width)
+        _print_fitted(console, cells, titles, widths)
+        _tell_left_out(titles, shapes, widths)
+    else:
         _print_lines([[Text(title) for title in titles], *cells])
-        return
+
+
+def _shape(title: str, values: Sequence[Any], texts: Sequence[Text], rank: int) -> Column:
+    """Numbers, times and durations are whole or not there; of a text a part says something, too."""
+    wide = max(cell_len(title), *(cell_len(_on_one_line(text).plain) for text in texts))
+    whole = all(isinstance(value, (int, datetime, timedelta, NoneType)) for value in values)
+    least = wide if whole else min(wide, max(cell_len(title), LEAST))
+    return Column(wide, least, rank, empty=all(text.plain in ("", "-") for text in texts))
+
+
+def _print_fitted(
+    console: Console, cells: Sequence[Sequence[Text]], titles: Sequence[str], widths: Sequence[int]
+) -> None:
+    """For terminals: a line for each row, in what room there is."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title, overflow="fold")
+    for title, width in zip(titles, widths, strict=True):
+        if width:
+            table.add_column(title, width=width, no_wrap=True, overflow="ellipsis")
     for row in cells:
-        table.add_row(*row)
-    _print(table)
+        table.add_row(*(_on_one_line(t) for t, width in zip(row, widths, strict=True) if width))
+    console.print(table)
+
+
+def _tell_left_out(titles: Sequence[str], shapes: Sequence[Column], widths: Sequence[int]) -> None:
+    """Columns that are left out, but for those that say nothing."""
+    every = zip(titles, shapes, widths, strict=True)
+    if left_out := [title for title, shape, width in every if not (width or shape.empty)]:
+        click.echo(f"… a wider terminal shows {', '.join(left_out)}", err=True)
+
+
+def _on_one_line(text: Text) -> Text:
+    if "\n" not in text.plain:
+        return text
+    return Text(" ".join(text.plain.split("\n")), style=text.style, justify=text.justify)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
@@ -130,7 +186,7 @@ def brief(span: timedelta) -> str:
 
 def _print_lines(rows: Sequence[Sequence[Text]]) -> None:
     """For pipes: a line for each row, however long, in columns. Rich would take seconds for thousands of them."""
-    plain = [[" ".join(text.plain.split("\n")) for text in row] for row in rows]
+    plain = [[_on_one_line(text).plain for text in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*plain, strict=True)]
     for row, texts in zip(rows, plain, strict=True):
         padded = []

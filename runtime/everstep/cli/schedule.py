@@ -35,6 +35,7 @@ _COLUMNS = {
     "next_at": "NEXT TICK",
     "last_at": "LAST TICK",
 }
+_SPARE = ("edited", "queue", "overlap", "catch_up", "last_at", "timezone", "every", "cron")
 
 
 @click.group(
@@ -56,7 +57,7 @@ def list_(*, url: str | None, schema: str | None, style: str) -> None:
 
     rows = with_client(url, schema, ask)
     empty = "there are no schedules yet; workers declare those of their code"
-    print_rows(rows, style, _COLUMNS, id_of="name", empty=empty)
+    print_rows(rows, style, _COLUMNS, id_of="name", empty=empty, spare=_SPARE)
 
 
 @command.command(examples=["everstep schedule pause report"])

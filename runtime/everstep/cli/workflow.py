@@ -44,6 +44,10 @@ _STEPS = {
 }
 
 
+_SPARE_OF_WORKFLOWS = ("version", "queue", "finished_at", "created_at")
+_SPARE_OF_STEPS = ("kind", "recorded_at", "attempts", "duration")
+
+
 @click.group(
     cls=TaughtGroup,
     examples=[
@@ -86,7 +90,14 @@ def list_(
         return await client.list(chosen, limit=limit)
 
     rows = with_client(url, schema, ask, app=app)
-    print_rows(rows, style, _WORKFLOWS, id_of="id", empty="no workflow matches")
+    print_rows(
+        rows,
+        style,
+        _WORKFLOWS,
+        id_of="id",
+        empty="no workflow matches",
+        spare=_SPARE_OF_WORKFLOWS,
+    )
     if style == "table" and len(rows) == limit:
         click.echo(f"the newest {limit}; --limit shows more", err=True)
 
@@ -147,7 +158,8 @@ def steps(
     rows = with_client(url, schema, ask, app=app)
     # A generation is a column of the few workflows that have one.
     columns = {"generation": "GENERATION", **_STEPS} if any(r.generation for r in rows) else _STEPS
-    print_rows(rows, style, columns, id_of="seq", empty="no step is recorded yet")
+    empty = "no step is recorded yet"
+    print_rows(rows, style, columns, id_of="seq", empty=empty, spare=_SPARE_OF_STEPS)
 
 
 @command.command(examples=["everstep workflow result order-7 --timeout 5m"])
