@@ -78,6 +78,9 @@ WITH c AS MATERIALIZED (
                          %(c_kind)s::smallint[], %(c_name)s::text[], %(c_attempts)s::smallint[],
                          %(c_codec)s::smallint[], %(c_output)s::bytea[], %(c_error)s::bytea[], %(c_seconds)s::real[],
                          %(c_target)s::text[], %(c_message)s::bigint[])
+-- if messages
+                  WITH ORDINALITY
+-- end
                   AS t(id, epoch, branch, seq, kind, name, attempts, codec, output, error, seconds, target, message)),
 -- if starts
 s AS MATERIALIZED (
@@ -127,6 +130,7 @@ n AS (
 -- What a checkpoint does besides being one: take a message, send one, publish an event, start a child. A
 -- message is only put down here; waking its receiver would lock another workflow's run, and two workers doing
 -- that to each other's would deadlock. The reply names whom to wake.
+-- In the order in which they were said (c's ordinality): that of their places is another one, where tasks speak.
 taken AS (
     UPDATE everstep.message m SET consumed_branch = fc.branch, consumed_seq = fc.seq
       FROM fc WHERE fc.message IS NOT NULL AND fc.mine IS NOT NULL
@@ -135,17 +139,17 @@ sent AS (
     INSERT INTO everstep.message (workflow_id, topic, idempotency, codec, body, sent_at)
     SELECT fc.target, fc.name, fc.id || ':' || fc.branch || ':' || fc.seq, fc.codec, fc.output, everstep.clock()
       FROM fc JOIN everstep.workflow w ON w.id = ANY (ARRAY[fc.target]) AND w.status = 0
-     WHERE fc.kind = 5 AND fc.mine IS NOT NULL
+     WHERE fc.kind = 5 AND fc.mine IS NOT NULL ORDER BY fc.ordinality
     ON CONFLICT (workflow_id, idempotency) WHERE idempotency IS NOT NULL DO NOTHING),
 published AS (
     INSERT INTO everstep.event (workflow_id, key, codec, body, set_at)
     SELECT DISTINCT ON (id, name) id, name, codec, output, everstep.clock() FROM fc
-     WHERE kind = 6 AND mine IS NOT NULL ORDER BY id, name, branch DESC, seq DESC
+     WHERE kind = 6 AND mine IS NOT NULL ORDER BY id, name, ordinality DESC
     ON CONFLICT (workflow_id, key) DO UPDATE SET codec = excluded.codec, body = excluded.body, set_at = excluded.set_at),
 written AS (
     INSERT INTO everstep.stream (workflow_id, key, branch, seq, codec, body, written_at)
     SELECT id, name, branch, seq, codec, CASE WHEN target IS NULL THEN output END, everstep.clock() FROM fc
-     WHERE kind = 13 AND mine IS NOT NULL ORDER BY id, branch, seq
+     WHERE kind = 13 AND mine IS NOT NULL ORDER BY ordinality
     ON CONFLICT (workflow_id, branch, seq) DO NOTHING),
 -- end
 -- if starts
