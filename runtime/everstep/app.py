@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 
-from everstep.app_steps import Steps, chosen_name
+from everstep.app_steps import Steps
 from everstep.codec import MAX_PAYLOAD
 from everstep.decorators import ScheduleDecorator, WorkflowDecorator
 from everstep.definitions import DEFAULT_QUEUE, AsyncWorkflow, PlainWorkflow, Workflow
@@ -15,6 +15,7 @@ from everstep.encoding import Codec, Encoding
 from everstep.errors import UnknownWorkflowError, UsageError
 from everstep.queues import Queue, Rate, queue_name
 from everstep.schedules import CatchUp, Overlap, Schedule, make_schedule
+from everstep.texts import chosen_name
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -15,6 +15,7 @@ from everstep.errors import UsageError
 from everstep.retry import Retry
 from everstep.store.places import Isolation
 from everstep.store.sessions import AsyncTx, Tx
+from everstep.texts import chosen_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -143,10 +144,3 @@ class Steps:
     def _check_step(self, name: str, function: Callable[..., Any]) -> None:
         if name in self._steps and self._steps[name].function is not function:
             raise UsageError(f"app {self.name} has a step named {name} already: give one a name=")
-
-
-def chosen_name(name: str, what: str) -> str:
-    """The name, if it is one that can be recorded."""
-    if not name or len(name.encode()) > 200 or not name.isprintable():
-        raise UsageError(f"a {what} has a printable name of 1 to 200 bytes, not {name!r}")
-    return name

@@ -18,6 +18,7 @@ from everstep.durable.performing import perform, perform_in_thread
 from everstep.errors import UsageError
 from everstep.portal import on_loop
 from everstep.retry import Retry, checked_retry
+from everstep.texts import chosen_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -135,7 +136,7 @@ class _Step(Generic[P, R]):
         """The same step with other options, for one call: `await charge.options(retry=…)(order)`."""
         return type(self)(
             self.function,
-            name=name or self.name,
+            name=self.name if name is None else chosen_name(name, "step"),
             retry=retry or self.retry,
             timeout=self._same_limit() if timeout is None else timeout,
             at_most_once=self.at_most_once if at_most_once is None else at_most_once,

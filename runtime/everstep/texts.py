@@ -27,3 +27,10 @@ def checked(text: str, what: str) -> str:
             f"{what} is a text of at most {LONGEST_BYTES} bytes without NUL, not {brief(text)}"
         )
     return text
+
+
+def chosen_name(name: str, what: str) -> str:
+    """The name, if it is one that can be recorded: of a workflow, a step, a transaction. Raises UsageError."""
+    if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name.encode()) <= 200:
+        raise UsageError(f"a {what} has a printable name of 1 to 200 bytes, not {brief(name)}")
+    return name

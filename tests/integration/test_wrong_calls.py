@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -135,7 +136,31 @@ async def test_the_error_of_a_child_names_it_and_shows_the_users_code_only(
     assert all(__file__ in frame for frame in frames)
 
 
+app_of_one_step = App("misnamed")
+
+
+@app_of_one_step.step
+async def named() -> None: ...
+
+
+@app_of_one_step.transaction
+async def booked(tx: everstep.Connection) -> None: ...
+
+
+def call_as(name: Any) -> Any:
+    return named.options(name=name)()
+
+
+def book_as(name: Any) -> Any:
+    return booked.options(name=name)()
+
+
 MISNAMED: dict[str, Callable[[], Any]] = {
+    "a step": partial(call_as, 7),
+    "a step without UTF-8": partial(call_as, "\ud800"),
+    "a step with NUL": partial(call_as, "a\0b"),
+    "a step without a name": partial(call_as, ""),
+    "a transaction": partial(book_as, "\ud800"),
     "an event": lambda: everstep.set_event(7, 1),  # type: ignore[arg-type]
     "an event without UTF-8": lambda: everstep.set_event("\ud800", 1),
     "an event of a thousand": lambda: everstep.set_event("x" * 1_000, 1),

@@ -19,6 +19,7 @@ from everstep.retry import Retry, checked_retry
 from everstep.store.models import CheckpointKind
 from everstep.store.places import Isolation, Mark, Place
 from everstep.store.sessions import Form
+from everstep.texts import chosen_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,7 +63,7 @@ class _Transaction(Generic[P, R]):
         """The same transaction with other options, for one call: `await book.options(retry=…)(order)`."""
         return type(self)(
             self.function,
-            name=name or self.name,
+            name=self.name if name is None else chosen_name(name, "transaction"),
             retry=retry or self.retry,
             isolation=isolation or self.isolation,
             database=self.database,
