@@ -119,7 +119,7 @@ def write_stream(key: str, value: Any) -> None:
 
 
 def close_stream(key: str) -> None:
-    """End a stream; without this it ends with its workflow."""
+    """End a stream; without this it ends with its workflow. No reader comes to what is written to it afterwards."""
     waited(talking.close_stream, key)
 
 

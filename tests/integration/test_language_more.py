@@ -129,6 +129,27 @@ async def test_a_stream_is_read_live_and_ends(
     assert [line async for line in client.read_stream(handle.id, "other")] == []
 
 
+async def test_nobody_reads_on_beyond_the_end_of_a_stream(
+    app: App, worker: StartWorker, client: Client
+) -> None:
+    @app.workflow
+    async def produce(generation: int) -> None:
+        await everstep.write_stream("lines", generation)
+        await everstep.close_stream("lines")
+        await everstep.write_stream("lines", "too late")
+        if generation == 0:
+            everstep.continue_as_new(1)
+
+    await worker()
+    handle = await client.start(produce, 0)
+    await handle.result(30)
+    assert [line async for line in client.read_stream(handle.id, "lines")] == [0]
+    assert [step.output for step in await handle.steps() if step.kind == "stream"] == [
+        *(0, None, "too late"),
+        *(1, None, "too late"),
+    ]
+
+
 async def test_a_start_in_the_callers_transaction_exists_if_that_commits(
     app: App, worker: StartWorker, client: Client, database: str
 ) -> None:

@@ -168,7 +168,7 @@ def write_stream(key: str, value: Any) -> Coroutine[object, None, None]:
 
 
 def close_stream(key: str) -> Coroutine[object, None, None]:
-    """End a stream; without this it ends with its workflow."""
+    """End a stream; without this it ends with its workflow. No reader comes to what is written to it afterwards."""
     branch = awaiting_branch("everstep.close_stream()")
     checked(key, "a stream's key")
     return _write(branch, branch.next_position(), key, b"null", last=True)
