@@ -20,6 +20,7 @@ from everstep.durable.values import deprecate_patch, now, patched, random, uuid
 from everstep.encoding import Codec, PayloadPlace
 from everstep.engine.worker import Worker
 from everstep.errors import (
+    CodecError,
     DatabaseRefusedError,
     DatabaseUnreachableError,
     DuplicateWorkflowError,
@@ -61,6 +62,7 @@ __all__ = [
     "ChildHandle",
     "Client",
     "Codec",
+    "CodecError",
     "Connection",
     "Database",
     "DatabaseRefusedError",

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import structs
 
 from everstep.codec import JSON
-from everstep.errors import PayloadError, UsageError
+from everstep.errors import CodecError, PayloadError, UsageError
 from everstep.store.models import Checkpoint, CheckpointKind, Outcome, Start
 
 FIRST_ID, LAST_ID = 100, 255
@@ -86,23 +86,27 @@ class Encoding:
             ) from error
 
     def decode(self, body: bytes, place: PayloadPlace) -> bytes:
-        """The JSON of what was stored. Raises PayloadError if it was not stored there, or with another codec."""
+        """The JSON of what was stored. Raises CodecError if it was not stored there, or with another codec."""
         if not body.startswith(_MARK):
             return body
         used = body[1] if len(body) > 1 else 0
         if self.codec is None or used != self.id:
             here = "none is configured here" if self.codec is None else f"{self.id} is configured"
-            raise PayloadError(
+            raise CodecError(
                 f"{place}: it is encoded with codec {used}, and {here}. Give the App and each Client the codec "
-                f"with this id, as codec=…, and commands that App, as --app MODULE:APP"
+                f"with this id, as codec=…, and commands that App, as --app MODULE:APP",
+                used,
             )
         try:
-            return self.codec.decode(body[2:], place)
+            found = self.codec.decode(body[2:], place)
+            msgspec.json.decode(found, type=msgspec.Raw)  # what it was given to encode was JSON
         except Exception as error:
-            raise PayloadError(
+            raise CodecError(
                 f"{place}: codec {used} does not take what is stored there: {_brief(error)}. It was made with "
-                f"another key, or it was changed or moved."
+                f"another key, which this codec needs, too; or it was changed or moved.",
+                used,
             ) from error
+        return found
 
     # -- rows ------------------------------------------------------------------------------------
 

@@ -36,6 +36,14 @@ class PayloadError(UsageError):
     """A value cannot be recorded: it is not serialisable as its annotation says, or too large."""
 
 
+class CodecError(PayloadError):
+    """A payload cannot be decoded here, because of the codec: none, another one, another key. `codec`: that it needs."""
+
+    def __init__(self, message: str, codec: int) -> None:
+        super().__init__(message)
+        self.codec = codec
+
+
 class WorkflowConflictError(UsageError):
     """The id belongs to a workflow that was started with another name or input."""
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from everstep.branch import Branch, asleep, current_branch
 from everstep.context import Execution, Wait
+from everstep.durable.unreadable import say_unreadable, wait_for_a_reader
+from everstep.errors import CodecError
 from everstep.store.models import Seen
 
 STAY_SECONDS = 1.0
@@ -86,16 +89,19 @@ async def wait_for(
     pause, longest = LOOK_SECONDS
     if execution.log:
         await execution.end_of_log()
+    lookout = _Lookout(execution, look, Wait(until, None, tuple(keys)))
     try:
         # Until the first look has come back, no park may go past it.
         with execution.engagement():
-            signals, seen = await look()
+            seen = await lookout.look()
         while True:
-            execution.waits[position] = Wait(until, signals, tuple(keys))
+            execution.waits[position] = lookout.wait
             execution.check()
             if seen is not None:
                 return seen
-            remaining = None if until is None else execution.recorder.clock.until(until)
+            # What has come in time, and cannot be read here, is not late.
+            due = None if lookout.unreadable else until
+            remaining = None if due is None else execution.recorder.clock.until(due)
             if remaining is not None and remaining <= 0:
                 return None
             if pause >= STAY_SECONDS / 8 and await _still(execution):
@@ -107,10 +113,34 @@ async def wait_for(
                 turn = max(pause, LOOK_COST_SECONDS * len(execution.waits))
                 await asyncio.sleep(turn if remaining is None else min(turn, remaining))
                 pause = min(pause * 2, longest)
-            signals, seen = await look()
+            seen = await lookout.look()
     finally:
         execution.moves += 1
         execution.waits.pop(position, None)
+
+
+class _Lookout:
+    """Looks, and knows what to wait for after that: where something is there that cannot be read, for a reader."""
+
+    def __init__(self, execution: Execution, look: Look, wait: Wait) -> None:
+        self._execution = execution
+        self._look = look
+        self._wanted = wait
+        self.wait = wait
+        self.unreadable = False
+
+    async def look(self) -> Seen | None:
+        try:
+            signals, seen = await self._look()
+        except CodecError as error:
+            if not self.unreadable:
+                say_unreadable(self._execution, error)
+            self.unreadable = True
+            self.wait = wait_for_a_reader(self._execution, error)
+            return None
+        self.unreadable = False
+        self.wait = replace(self._wanted, signals=signals)
+        return seen
 
 
 async def _park(execution: Execution) -> None:

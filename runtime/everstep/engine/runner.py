@@ -19,9 +19,11 @@ from everstep.definitions import Workflow
 from everstep.durable.endless import continuation_in, generation_of, main_branch, next_generation
 from everstep.encoding import Encoding
 from everstep.engine.committer import Committer
+from everstep.engine.opening import leave_to_others, opened
 from everstep.errors import (
     DEADLINE_EXCEEDED,
     Cancelled,
+    CodecError,
     Continued,
     ControlSignal,
     Failure,
@@ -71,6 +73,11 @@ class Runner:
         workflow = self._app.workflows[claimed.name]
         rows = list(log_rows)
         generation, continued = generation_of(rows)
+        given: bytes | CodecError
+        try:
+            given, rows = opened(self._encoding, claimed, rows, continued)
+        except CodecError as error:
+            given = error
         execution = Execution(
             id=claimed.id,
             name=claimed.name,
@@ -92,7 +99,7 @@ class Runner:
         self.running[claimed.queue] += 1
         start = 1 if generation else 0
         branch = Branch(execution, main_branch(generation), seq=start, live=not rows)
-        running = self._run(branch, workflow, continued or claimed)
+        running = self._run(branch, workflow, given)
         execution.task = BranchTask(running, loop=self._loop)
         execution.task.belong(branch)
         execution.task.add_done_callback(partial(self._left, execution, claimed.queue))
@@ -116,11 +123,14 @@ class Runner:
             execution.interrupt(Fenced())
 
     async def _run(
-        self, branch: Branch, workflow: Workflow[Any, Any], given: Claimed | Checkpoint
+        self, branch: Branch, workflow: Workflow[Any, Any], given: bytes | CodecError
     ) -> None:
         execution = branch.execution
         try:
             execution.check()
+            if isinstance(given, CodecError):
+                await leave_to_others(execution, given)
+                return
             output = await self._call(branch, workflow, given)
             ending: tuple[Ending, bytes | None, bytes | None] = (Ending.SUCCEEDED, output, None)
         except ControlSignal as signal:
@@ -174,15 +184,13 @@ class Runner:
             how = Ending.FAILED
         await execution.recorder.finish(execution, how, output, error).wait()
 
-    async def _call(
-        self, branch: Branch, workflow: Workflow[Any, Any], given: Claimed | Checkpoint
-    ) -> bytes:
+    async def _call(self, branch: Branch, workflow: Workflow[Any, Any], body: bytes) -> bytes:
         execution = branch.execution
         token = current_branch.set(branch)
         continued: Continued | None = None
         value: Any = None
         try:
-            value = await self._function(workflow, self._input(execution, given))
+            value = await self._function(workflow, body)
         except (Continued, BaseExceptionGroup) as error:
             if (continued := continuation_in(error)) is None:
                 raise
@@ -205,14 +213,6 @@ class Runner:
         # A thread cannot be cancelled: it meets its signal at its next step.
         call = partial(copy_context().run, workflow.function, *args, **kwargs)
         return await self._loop.run_in_executor(self._threads, call)
-
-    def _input(self, execution: Execution, given: Claimed | Checkpoint) -> bytes:
-        """The JSON of the function's arguments. Raises PayloadError if it cannot be had."""
-        if isinstance(given, Claimed):
-            return self._encoding.input(given.input, given.id, given.name)
-        body = self._encoding.opened(execution.id, given).output
-        assert body is not None
-        return body
 
     async def _hand_over(self, execution: Execution, body: bytes) -> NoReturn:
         """Leave the workflow to its next generation. Raises Parked, or why that was refused."""
