@@ -65,6 +65,7 @@ class Execution:
     waits: dict[tuple[str, int], Wait] = field(default_factory=dict)
     taken: set[int] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
+    named: set[str] | None = None
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     held: list[Any] = field(default_factory=list)
     teller: asyncio.Task[None] | None = None

@@ -22,6 +22,13 @@ from everstep.texts import checked
 if TYPE_CHECKING:
     from everstep.definitions import Workflow
 
+_NOT_OF_A_CHILD: dict[str, object] = {
+    "debounce": None,
+    "dedup": None,
+    "on_duplicate": "reject",
+    "on_existing": "return",
+}
+
 
 def start_child(
     branch: Branch,
@@ -32,13 +39,25 @@ def start_child(
 ) -> Coroutine[object, None, str]:
     """Start a child in the background: its rows and the parent's checkpoint are one statement. Gives its id."""
     execution = branch.execution
-    if options.get("debounce") is not None:
-        raise UsageError(
-            "debounce= may change a workflow that somebody else started, so it is no start of a child: "
-            "call client.start(…, debounce=…) in a step"
-        )
+    if options:
+        _check_options(options)
     body = workflow.arguments.encode(args, kwargs, execution.max_payload)
     return _start_child(execution, branch.next_position(), workflow, body, options)
+
+
+def _check_options(options: StartOptions) -> None:
+    """Raises UsageError for what is decided where a start meets others: a child's is a part of its parent's log."""
+    if options.get("connection") is not None:
+        raise UsageError(
+            "a child is started with its parent's checkpoint, so it cannot be part of a transaction of "
+            "connection=: leave that out, or call client.start(…, connection=…) in a step"
+        )
+    for option, default in _NOT_OF_A_CHILD.items():
+        if options.get(option, default) != default:
+            raise UsageError(
+                f"{option}= is about a workflow that somebody else may have started, so it is no start of a "
+                f"child: call client.start(…, {option}=…) in a step"
+            )
 
 
 async def _start_child(
@@ -61,8 +80,20 @@ async def _start_child(
         start = msgspec.structs.replace(start, deadline=earlier)
     output = msgspec.json.encode({"id": start.id})
     row = plain_row(position, CheckpointKind.CHILD, workflow.name, output=output, target=start.id)
-    execution.record(row, start)
+    execution.record(row, start if _first_of_its_name(execution, options) else None)
     return start.id
+
+
+def _first_of_its_name(execution: Execution, options: StartOptions) -> bool:
+    """Whether this run has not started a child of this id: two starts in one commit would be two runs."""
+    chosen = options.get("id")
+    if chosen is None:
+        return True
+    if execution.named is None:
+        execution.named = set()
+    first = chosen not in execution.named
+    execution.named.add(chosen)
+    return first
 
 
 def child_id(parent: str, position: Position) -> str:
@@ -90,6 +121,11 @@ def result_in_workflow(
 ) -> Coroutine[object, None, Any]:
     """Another workflow's result, recorded where it was awaited. Raises its error, on every replay the same."""
     checked(workflow_id, "a workflow id")
+    if workflow_id == execution.id:
+        raise UsageError(
+            f"workflow {workflow_id!r} waits for its own result, which would be for ever: "
+            f"give the child an id of its own, or none"
+        )
 
     def wait() -> Coroutine[object, None, Any]:
         return _result(execution, position, workflow_id, payload)
