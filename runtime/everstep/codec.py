@@ -9,6 +9,7 @@ rejected before it is recorded, so that the first run and a replay see the same.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -32,6 +33,12 @@ MAX_PAYLOAD = 1_048_576
 _KEPT = (bytes, bytearray, memoryview, datetime, date, time, timedelta, UUID, Decimal)
 """Types that JSON turns into strings: a value of one must come back as itself, not as its string."""
 
+_ANNOTATE = "Annotate it with its type."
+_HAND_OVER_JSON = (
+    "Hand over that: `msgspec.to_builtins(value)` and `model.model_dump(mode='json')` make it. "
+    "Who receives a message rebuilds it by `recv(as_type=…)`."
+)
+
 T = TypeVar("T")
 Order = Literal["deterministic"] | None
 
@@ -39,10 +46,13 @@ Order = Literal["deterministic"] | None
 class Payload(Generic[T]):
     """The codec of one place: a step's result, a workflow's result."""
 
-    def __init__(self, annotation: Any, place: str, order: Order = None) -> None:
+    def __init__(
+        self, annotation: Any, place: str, order: Order = None, remedy: str = _ANNOTATE
+    ) -> None:
         self.place = place
         self._order = order
-        self._plain = annotation in (Any, inspect.Parameter.empty)
+        self._remedy = remedy
+        self._plain = annotation in (Any, object, inspect.Parameter.empty)
         try:
             self._decoder = msgspec.json.Decoder(
                 Any if self._plain else annotation, dec_hook=_from_json
@@ -63,7 +73,7 @@ class Payload(Generic[T]):
         if self._plain and not _equal(decoded, value) and not _same_json(value, decoded):
             raise PayloadError(
                 f"{self.place}: without an annotation only JSON values are taken, and {brief(value)} would "
-                f"come back as {brief(decoded)}. Annotate it with its type."
+                f"come back as {brief(decoded)}. {self._remedy}"
             )
         return body, decoded
 
@@ -151,7 +161,7 @@ def result_payload(function: Callable[..., Any], place: str) -> Payload[Any]:
 
 def encode_plain(value: Any, place: str, limit: int) -> bytes:
     """Encode a value for which the caller has no annotation at hand (JSON values only)."""
-    plain: Payload[Any] = Payload(Any, place)
+    plain: Payload[Any] = Payload(Any, place, remedy=_HAND_OVER_JSON)
     return plain.round_trip(value, limit)[0]
 
 
@@ -163,9 +173,16 @@ def _field(name: str, annotation: Any, default: Any) -> Any:
     return (name, annotation, default)
 
 
+def as_written(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that somebody wrote: of a `functools.partial`, of an object that can be called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if hasattr(function, "__qualname__") else type(function).__call__
+
+
 def hints_of(function: Callable[..., Any], place: str) -> dict[str, Any]:
     try:
-        hints = get_type_hints(function)
+        hints = get_type_hints(as_written(function))
     except NameError as error:
         raise UsageError(
             f"{place}: an annotation cannot be resolved ({error}). Types of workflows and steps must be "
@@ -176,7 +193,7 @@ def hints_of(function: Callable[..., Any], place: str) -> dict[str, Any]:
 
 def _encode(value: Any, place: str, limit: int, order: Order) -> bytes:
     try:
-        body = msgspec.json.encode(value, enc_hook=_to_json, order=order)
+        body = _body(value, order)
     except (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError) as error:
         raise PayloadError(
             f"{place}: {brief(value)} cannot be recorded as JSON ({error}). "
@@ -194,6 +211,17 @@ def _encode(value: Any, place: str, limit: int, order: Order) -> bytes:
     return body
 
 
+def _body(value: Any, order: Order) -> bytes:
+    try:
+        return msgspec.json.encode(value, enc_hook=_to_json, order=order)
+    except TypeError:
+        if order is None:
+            raise
+        # Numbers, dates and the like as keys, which msgspec puts in order only on the way to builtins.
+        built = msgspec.to_builtins(value, enc_hook=_to_json, str_keys=True, order=order)
+        return msgspec.json.encode(built)
+
+
 def _to_json(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
@@ -204,6 +232,8 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(annotation: type, value: Any) -> Any:
+    if annotation is object:
+        return value
     if isinstance(annotation, type) and issubclass(annotation, PurePath):
         return annotation(value)
     validate = getattr(annotation, "model_validate", None)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
 from everstep.branch import Branch, current_branch
-from everstep.codec import Arguments, Payload, result_payload
+from everstep.codec import Arguments, Payload, as_written, result_payload
 from everstep.durable.children import call_child
 from everstep.durable.flows import step_flow
 from everstep.durable.marked import once_flow
@@ -242,6 +242,6 @@ def as_step(function: Callable[..., Any]) -> Step[..., Any] | PlainStep[..., Any
         return function
     if isinstance(function, Workflow) or not callable(function):
         raise UsageError(f"run() takes a step or a function, not {function!r}")
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    kind = Step if inspect.iscoroutinefunction(function) else PlainStep
-    return kind(function, name=name, retry=None, timeout=None)
+    written = as_written(function)
+    kind = Step if inspect.iscoroutinefunction(written) else PlainStep
+    return kind(function, name=written.__qualname__, retry=None, timeout=None)

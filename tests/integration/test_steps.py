@@ -7,11 +7,12 @@ import re
 import sys
 import threading
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 import everstep
-from everstep import App, Retry, StepError, UsageError, WorkflowError
+from everstep import App, Retry, StepError, UsageError, WorkflowError, sync
 
 SOON = timedelta(milliseconds=1)
 
@@ -33,6 +34,45 @@ async def test_plain_steps_and_plain_workflows(app, client, worker):
     await worker()
     assert await (await client.start(plain, 3)).result(timeout=30) == 12
     assert await (await client.start(mixed, 3)).result(timeout=30) == 6
+
+
+class Scale:
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, x: int) -> tuple[int, str]:
+        return x * self.factor, "x"
+
+
+class SlowScale(Scale):
+    async def __call__(self, x: int) -> tuple[int, str]:  # type: ignore[override]
+        return x * self.factor, "y"
+
+
+async def power(base: int, exponent: int) -> tuple[int, str]:
+    return base**exponent, "z"
+
+
+async def test_whatever_can_be_called_can_be_run_as_a_step(app, client, worker):
+    @app.workflow
+    async def flow() -> list[tuple[int, str]]:
+        return [
+            await everstep.run(Scale(2), 3),
+            await everstep.run(SlowScale(3), 3),
+            await everstep.run(partial(Scale(4), x=3)),
+            await everstep.run(partial(partial(power, 2), exponent=5)),
+        ]
+
+    @app.workflow
+    def plainly() -> list[tuple[int, str]]:
+        return [sync.run(Scale(2), 3), sync.run(partial(power, 2, 3)), sync.call(Scale(5), 1)()]
+
+    await worker()
+    handle = await client.start(flow)
+    assert await handle.result(30) == [(6, "x"), (9, "y"), (12, "x"), (32, "z")]
+    names = [step.name for step in await handle.steps()]
+    assert names == ["Scale.__call__", "SlowScale.__call__", "Scale.__call__", "power"]
+    assert await (await client.start(plainly)).result(30) == [(6, "x"), (8, "z"), (5, "x")]
 
 
 async def test_mixing_colours_the_wrong_way_says_what_to_do(app, client, worker):

@@ -195,6 +195,58 @@ def test_an_argument_that_is_not_equal_to_itself_is_refused(odd):
         Arguments(function, "workflow w").encode((Decimal(odd),), {}, LIMIT)
 
 
+@pytest.mark.parametrize(
+    ("annotation", "one", "same"),
+    [
+        (dict[int, str], {2: "b", 10: "a"}, {10: "a", 2: "b"}),
+        (dict[UUID, set[int]], {UUID(int=2): {9, 1}, UUID(int=1): set()}, None),
+        (dict[date, Decimal], {date(2026, 5, 2): Decimal("1.10"), date(2026, 5, 1): 0}, None),
+        (dict[str, dict[float, bytes]], {"x": {2.5: b"b", 1.5: b"a"}}, None),
+    ],
+)
+def test_keys_that_are_no_texts_come_back_and_their_order_makes_no_other_input(
+    annotation, one, same
+):
+    def function(zone, a=None): ...
+
+    function.__annotations__ = {"a": annotation}
+    arguments = Arguments(function, "workflow w")
+    body = arguments.encode(("z", one), {}, LIMIT)
+    assert arguments.decode(body) == (["z", one], {})
+    same = same or dict(reversed(one.items()))
+    assert arguments.encode(("z", same), {}, LIMIT) == body
+    assert body.startswith(b'{"zone":"z","a":{')
+
+
+@pytest.mark.parametrize("key", [None, (1, 2), True, frozenset()])
+def test_keys_that_json_has_no_text_for_are_refused(key):
+    def function(a: dict[typing.Any, int]) -> None: ...
+
+    with pytest.raises(PayloadError, match=r"cannot be recorded as JSON \(Only dicts with"):
+        Arguments(function, "workflow w").encode(({key: 1},), {}, LIMIT)
+
+
+def test_an_object_is_any_json_value():
+    def function(a: object, b: dict[str, object]) -> object: ...
+
+    arguments = Arguments(function, "workflow w")
+    body = arguments.encode(([1, None], {"x": {"y": 2.5}}), {}, LIMIT)
+    assert arguments.decode(body) == ([[1, None], {"x": {"y": 2.5}}], {})
+    with pytest.raises(PayloadError, match="would come back as"):
+        arguments.encode(((1, 2), {}), {}, LIMIT)
+    payload = Payload(object, "result of step s")
+    assert payload.round_trip({"x": [1]}, LIMIT)[1] == {"x": [1]}
+    with pytest.raises(PayloadError, match=r"would come back as .* Annotate it with its type"):
+        payload.round_trip((1, 2), LIMIT)
+    assert Payload(list[object], "r").round_trip([1, "x", None], LIMIT)[1] == [1, "x", None]
+
+
+def test_a_message_that_is_no_json_value_is_refused_with_how_to_make_it_one():
+    with pytest.raises(PayloadError, match=r"msgspec\.to_builtins.*as_type=") as refused:
+        encode_plain(datetime(2026, 5, 1, tzinfo=UTC), "message of topic 't'", LIMIT)
+    assert "Annotate" not in str(refused.value)
+
+
 def test_a_mutable_default_is_not_shared():
     def function(a: list[int] = []) -> None: ...  # noqa: B006
 
