@@ -51,7 +51,7 @@ WRONG = {
     "queue => E'a\\nb'": "a queue has a printable name",
     "queue => repeat('\u00fc', 101)": "a queue has a printable name",
     "partition => ''": "a partition is a text of 1 to 200 bytes, not ''",
-    "version => repeat('v', 201)": "a version is a text of 1 to 200 bytes",
+    "version => 'v 1'": "a version is letters, digits, dots, .* at most 64, .* not 'v 1'",
     "dedup => repeat('d', 513)": "a deduplication key is a text of 1 to 512 bytes",
     "priority => 4": r"priority is 0 \(first\) to 3 \(last\), not 4",
     "priority => -1": "priority is 0 .* not -1",
@@ -86,7 +86,7 @@ async def test_what_sql_refuses_python_refuses_too(client: Client, sql: Sql) -> 
     """And neither refuses what is just right."""
     for options in (
         {"priority": 4}, {"delay": -1}, {"timeout": -1}, {"queue": ""}, {"id": ""}, {"partition": ""},
-        {"id": "i" * 513}, {"queue": "q" * 201}, {"version": "v" * 201}, {"dedup": "d" * 513},
+        {"id": "i" * 513}, {"queue": "q" * 201}, {"version": "v" * 65}, {"version": "v 1"}, {"version": "v1\n"}, {"dedup": "d" * 513},
         {"on_existing": "reject"}, {"on_duplicate": "return"}, {"delay": 100 * 366 * 86_400 + 1},
         {"delay": 1, "run_at": datetime.now(UTC)},
     ):  # fmt: skip
@@ -95,7 +95,7 @@ async def test_what_sql_refuses_python_refuses_too(client: Client, sql: Sql) -> 
         refused(sql, f"start('work', '{{}}', {named(options)})", converted(options))
     for number, options in enumerate((
         {"priority": 0}, {"priority": 3}, {"delay": 0}, {"delay": 100 * 366 * 86_400}, {"timeout": 0},
-        {"queue": "q" * 200}, {"queue": None}, {"id": "i" * 512}, {"version": "v" * 200},
+        {"queue": "q" * 200}, {"queue": None}, {"id": "i" * 512}, {"version": "v" * 64}, {"version": "1.2_3-v"},
         {"partition": "p" * 200}, {"dedup": "d" * 512}, {"attributes": None},
         {"delay": 0, "run_at": datetime.now(UTC)}, {"deadline": datetime.now(UTC)},
     )):  # fmt: skip

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from support.waiting import eventually
 
-from everstep import App
+from everstep import App, Settings
+from everstep.doctor import examine
 
 
 def app_of(version: str, ran: dict[str, str], gate: asyncio.Event | None = None) -> App:
@@ -55,6 +56,26 @@ async def test_a_workflow_is_pinned_by_its_first_claim_and_not_before(client, wo
         ("v1", 1),
         ("v2", 1),
     ]
+
+
+async def test_a_workflow_says_that_it_waits_for_a_version_which_nobody_runs(
+    client, worker, sql, database
+):
+    ran: dict[str, str] = {}
+    running = await worker(app_of("v1", ran), version="v1")
+    flow = running.app.workflows["flow"]
+    pinned = await client.start(flow, "pinned", version="v2", id="pinned")
+    assert (await pinned.info()).waits_for == "version:v2"
+    (told,) = [f for f in await examine(Settings(url=database)) if f.check == "stranded"]
+    assert told.workflow_id == "pinned"
+    assert "version v2, and no live worker" in told.what
+    sql("SELECT everstep.set_routing('v1', NULL, 0, NULL)")
+    await (await client.start(flow, "other")).result(30)
+    later = await client.start(flow, "later", version="v2", delay=3600)
+    assert (await later.info()).waits_for is None
+    await worker(app_of("v2", ran), version="v2", queues=["elsewhere"])
+    # A worker is there, and does not listen: that is another matter.
+    assert (await pinned.info()).waits_for is None
 
 
 async def test_the_ramp_takes_its_percentage_and_the_same_ids_each_time(client, worker, sql):

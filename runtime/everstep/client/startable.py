@@ -16,6 +16,7 @@ from everstep.durations import seconds_of
 from everstep.errors import PayloadError, UsageError
 from everstep.ids import new_id
 from everstep.queues import Queue, queue_name
+from everstep.settings import checked_version
 from everstep.store.models import Debounced, Start
 from everstep.texts import brief, storable
 
@@ -130,7 +131,7 @@ def make_start(name: str, body: bytes, queue: str, options: StartOptions) -> Sta
         timeout=_checked_timeout(options.get("timeout")),
         deadline=_checked_instant(options.get("deadline"), "deadline"),
         dedup=_checked_text(options.get("dedup"), "a deduplication key", 512),
-        version=_checked_text(options.get("version"), "a version", 200),
+        version=_checked_pin(options.get("version")),
         partition=_checked_text(options.get("partition"), "a partition", 200),
         debounce=_checked_debounce(options),
     )
@@ -175,6 +176,12 @@ def _checked_instant(instant: datetime | None, what: str) -> datetime | None:
             f"{what}={instant.isoformat()} has no time zone: give it one, for example UTC"
         )
     return instant
+
+
+def _checked_pin(version: str | None) -> str | None:
+    """A version that a worker may have: another one would be waited for in vain."""
+    text = _checked_text(version, "a version", 200)
+    return None if text is None else checked_version(text)
 
 
 def _checked_timeout(timeout: timedelta | float | None) -> float | None:

@@ -77,9 +77,12 @@ SELECT w.id FROM unnest(%(ids)s::text[]) AS t(id) JOIN everstep.workflow w ON w.
 
 -- name: describe
 -- What a codec has made comes along; its first byte tells, which no JSON begins with. So does the whole error, for its
--- causes, of which the view knows nothing.
+-- causes, of which the view knows nothing. What could be claimed, were there a worker of its version, waits for that.
 SELECT v.id, v.name, v.status, v.queue, v.version, v.parent_id, v.attributes, v.created_at, v.finished_at, v.priority,
-       v.wake_at, v.waits_for, v.crashes, v.input, v.output, v.error_type, v.error_message, v.error_traceback,
+       v.wake_at, CASE WHEN v.status <> 'queued' OR v.version IS NULL THEN v.waits_for
+                       WHEN NOT EXISTS (SELECT FROM everstep.worker k WHERE k.version = v.version AND k.state = 1
+                                           AND k.lease_until > everstep.clock()) THEN 'version:' || v.version
+                       END AS waits_for, v.crashes, v.input, v.output, v.error_type, v.error_message, v.error_traceback,
        v.generation,
        CASE WHEN substr(w.input, 1, 1) IN ('\x00', '\x01') THEN w.input END AS encoded_input,
        CASE WHEN substr(w.output, 1, 1) = '\x00' THEN w.output END AS encoded_output,
