@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import everstep
-from everstep import App, Client, UnknownWorkflowError, UsageError, WorkflowError
+from everstep import App, Client, Filter, UnknownWorkflowError, UsageError, WorkflowError
 
 Call = Callable[[Client, Any], Awaitable[Any]]
 
@@ -60,6 +60,27 @@ WRONG: dict[str, tuple[Call, str]] = {
     "starts of texts": (
         lambda c, w: c.start_many(w, ["7"]),
         "a tuple of arguments for each workflow, not '7'",
+    ),
+    "a name that no column takes": (
+        lambda c, _: c.start_named("\ud800", {}),
+        r"a workflow has a printable name of 1 to 200 bytes, not '\\ud800'",
+    ),
+    "a name that is none": (lambda c, _: c.start_named(7, {}), "a printable name .*, not 7"),  # type: ignore[arg-type]
+    "an input by position": (
+        lambda c, _: c.start_named("count", [1]),  # type: ignore[arg-type]
+        r"the input of workflow count is a dict of its parameters by name, not \[1\]",
+    ),
+    "a handle of no text": (lambda c, w: c.handle(w, 7).result(), "a workflow id is a text"),
+    "a handle that no column takes": (
+        lambda c, _: c.handle_named("\ud800").result(),
+        "a workflow id is a text",
+    ),
+    "a question about no text": (lambda c, _: c.get(7), "a workflow id is a text .*, not 7"),  # type: ignore[arg-type]
+    "steps of no text": (lambda c, _: c.steps("\ud800"), "a workflow id is a text"),
+    "the end of no text": (lambda c, _: c.cancel("a\0b"), "a workflow id is a text"),
+    "attributes that there cannot be": (
+        lambda c, _: c.list(Filter(attributes={"a": "\0"})),
+        r"no workflow can be what Filter\(.* asks for",
     ),
     "steps of a workflow that is none": (
         lambda c, _: c.steps("nosuch"),

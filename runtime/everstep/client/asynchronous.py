@@ -12,10 +12,12 @@ from everstep.client.starts import ClientStarts
 from everstep.client.timetable import Timetable
 from everstep.codec import Payload
 from everstep.definitions import Workflow
-from everstep.errors import Failure
+from everstep.errors import Failure, UsageError
+from everstep.store.connection import RowRejected
 from everstep.store.hints import Channel
 from everstep.store.infos import StepInfo, WorkflowInfo
 from everstep.store.workflows import Filter
+from everstep.texts import checked
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -40,14 +42,16 @@ class Client(ClientStarts, ClientMessages):
 
     def handle(self, workflow: Workflow[Any, R], id: str) -> Handle[R]:
         """A handle of a workflow started earlier, or elsewhere."""
-        return Handle(self, id, workflow.result, created=False)
+        return Handle(self, checked(id, "a workflow id"), workflow.result, created=False)
 
     def handle_named(self, id: str) -> Handle[Any]:
         """A handle of a workflow whose code is not here; its result comes as JSON values."""
-        return Handle(self, id, Payload(Any, f"result of workflow {id}"), created=False)
+        payload: Payload[Any] = Payload(Any, f"result of workflow {id}")
+        return Handle(self, checked(id, "a workflow id"), payload, created=False)
 
     async def get(self, workflow_id: str) -> WorkflowInfo | None:
         """A workflow with its payloads, or None if there is none with this id."""
+        checked(workflow_id, "a workflow id")
         return await self._ask_link.retry(
             lambda c: self._workflows.describe(c, workflow_id, self.encoding)
         )
@@ -56,12 +60,17 @@ class Client(ClientStarts, ClientMessages):
         self, chosen: Filter | None = None, *, limit: int = 100
     ) -> Sequence[WorkflowInfo]:
         """Workflows, newest first, without payloads."""
-        return await self._list_link.retry(
-            lambda c: self._workflows.list_workflows(c, chosen or Filter(), limit, self.encoding)
-        )
+        asked = chosen or Filter()
+        try:
+            return await self._list_link.retry(
+                lambda c: self._workflows.list_workflows(c, asked, limit, self.encoding)
+            )
+        except RowRejected as error:
+            raise UsageError(f"no workflow can be what {asked} asks for: {error}") from None
 
     async def steps(self, workflow_id: str, *, limit: int = 10_000) -> Sequence[StepInfo]:
         """A workflow's recorded steps, in order. Raises UnknownWorkflowError if it does not exist."""
+        checked(workflow_id, "a workflow id")
         found = await self._ask_link.retry(
             lambda c: self._workflows.list_steps(c, workflow_id, limit, self.encoding)
         )
@@ -76,6 +85,7 @@ class Client(ClientStarts, ClientMessages):
 
         Returns False if it had finished already. Raises UnknownWorkflowError if it does not exist.
         """
+        checked(workflow_id, "a workflow id")
         error = Failure("everstep.Cancelled", "the workflow was cancelled").encode()
         ids = [workflow_id]
         if children:

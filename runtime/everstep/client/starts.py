@@ -34,6 +34,7 @@ from everstep.errors import (
 from everstep.store.connection import RowRejected
 from everstep.store.hints import Channel
 from everstep.store.models import Start
+from everstep.texts import brief, chosen_name
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -96,6 +97,11 @@ class ClientStarts(ClientBase):
         self, name: str, input: dict[str, Any], **options: Unpack[StartOptions]
     ) -> Handle[Any]:
         """Start a workflow whose code is not here: by name, its input a JSON object of its parameters."""
+        chosen_name(name, "workflow")
+        if not isinstance(input, dict):
+            raise UsageError(
+                f"the input of workflow {name} is a dict of its parameters by name, not {brief(input)}"
+            )
         body = encode_plain(input, f"input of workflow {name}", self._max_payload)
         start = make_start(name, body, DEFAULT_QUEUE, options)
         return await self._start(start, Payload(Any, f"result of workflow {name}"), options)
