@@ -15,6 +15,7 @@ from msgspec import structs
 
 from everstep.app import App
 from everstep.branches import numbering_task_factory
+from everstep.catchalls import warn_of_catchalls
 from everstep.client.asynchronous import Client
 from everstep.client.starter import Here
 from everstep.codec import JSON
@@ -52,6 +53,7 @@ class Worker:
         probe: ProbeMaker | None = None,
     ) -> None:
         app.check()
+        warn_of_catchalls(app.workflows.values())
         for database in app.databases.values():
             database.address()
         self._probe = probe
