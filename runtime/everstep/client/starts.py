@@ -117,12 +117,12 @@ class ClientStarts(ClientBase):
                 created = await self._start_within(connection, start)
             else:
                 created = await self._starter.start(start, self._here)
+            if not created:
+                await self._meet_existing(start, options.get("on_existing", "return"))
         except DuplicateWorkflowError as error:
             if options.get("on_duplicate") == "return":
                 return self._handle_of(error.holder, payload, created=False)
             raise
-        if not created:
-            await self._meet_existing(start, options.get("on_existing", "return"))
         return self._handle_of(start.id, payload, created=created)
 
     async def _start_debounced(

@@ -11,7 +11,7 @@ from psycopg import AsyncClientCursor
 from psycopg.types.json import Jsonb
 
 from everstep.encoding import Encoding
-from everstep.errors import UsageError
+from everstep.errors import DuplicateWorkflowError, UsageError
 from everstep.store.connection import Connection, pooled
 from everstep.store.infos import Status, StepInfo, WorkflowInfo
 from everstep.store.models import Ending, Outcome, Start, Started
@@ -195,14 +195,28 @@ class Workflows:
         return [row.id for row in await cursor.fetchall()]
 
     async def restart(self, connection: Connection, start: Start) -> bool:
-        """Begin a failed, cancelled or given-up workflow anew. Returns False if it is none of these."""
-        arguments = {
-            "id": start.id,
-            "priority": start.priority,
-            "partition": start.partition,
-        }
+        """Begin a failed, cancelled or given-up workflow anew. Returns False if it is none of these.
+
+        Raises DuplicateWorkflowError if its deduplication key is held.
+        """
+        chosen = (
+            "id",
+            "priority",
+            "partition",
+            "version",
+            "delay",
+            "run_at",
+            "timeout",
+            "deadline",
+        )
+        arguments = {name: getattr(start, name) for name in (*chosen, "dedup")}
         cursor = await connection.execute(self._sql["restart"], arguments)
-        return await cursor.fetchone() is not None
+        row = await cursor.fetchone()
+        assert row is not None
+        if row.holder is not None:
+            assert start.dedup is not None
+            raise DuplicateWorkflowError(start.dedup, row.holder)
+        return row.id is not None
 
 
 def _info(row: Any) -> WorkflowInfo:

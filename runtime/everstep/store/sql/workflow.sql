@@ -153,10 +153,14 @@ SELECT id FROM t WHERE status = 0;
 
 -- name: restart
 -- A workflow that failed begins anew under its id: its log, events and streams are emptied, the messages it took are
--- in its mailbox again, and it is queued. Returns nothing if it is open, or succeeded.
-WITH o AS MATERIALIZED (
+-- in its mailbox again, and it is queued. Returns no id if it is open, or succeeded, or if another open workflow holds
+-- its deduplication key.
+WITH f AS MATERIALIZED (
     SELECT w.id, w.name, w.queue, w.finished_epoch FROM everstep.workflow w
      WHERE w.id = %(id)s AND w.status IN (2, 3, 4) FOR UPDATE),
+h AS MATERIALIZED (
+    SELECT r.id FROM f JOIN everstep.run r ON r.queue = ANY (ARRAY[f.queue]) AND r.dedup = %(dedup)s::text),
+o AS MATERIALIZED (SELECT * FROM f WHERE NOT EXISTS (SELECT FROM h)),
 w AS (
     UPDATE everstep.workflow w SET status = 0, version = NULL, output = NULL, error = NULL, finished_at = NULL,
            finished_by = NULL, finished_epoch = NULL
@@ -168,9 +172,14 @@ t AS (
     UPDATE everstep.message m SET consumed_branch = NULL, consumed_seq = NULL
       FROM o WHERE m.workflow_id = ANY (ARRAY[o.id]) AND m.consumed_seq IS NOT NULL),
 r AS (
-    INSERT INTO everstep.run (id, name, queue, partition, priority, state, ready_at, epoch)
-    SELECT o.id, o.name, o.queue, %(partition)s, %(priority)s, 1, everstep.clock(), coalesce(o.finished_epoch, 0) + 1 FROM o),
+    INSERT INTO everstep.run (id, name, queue, partition, priority, version, state, ready_at, wake_at, deadline, dedup, epoch)
+    SELECT o.id, o.name, o.queue, %(partition)s, %(priority)s, %(version)s::text,
+           CASE WHEN %(delay)s::float8 > 0 OR %(run_at)s::timestamptz > everstep.clock() THEN 3 ELSE 1 END, everstep.clock(),
+           CASE WHEN %(run_at)s::timestamptz > everstep.clock() THEN %(run_at)s::timestamptz
+                WHEN %(delay)s::float8 > 0 THEN everstep.clock() + make_interval(secs => %(delay)s::float8) END,
+           least(%(deadline)s::timestamptz, everstep.clock() + make_interval(secs => %(timeout)s::float8)),
+           %(dedup)s::text, coalesce(o.finished_epoch, 0) + 1 FROM o),
 m AS (
     INSERT INTO everstep.metric_delta (kind, queue, name, outcome, bucket, n, seconds)
     SELECT 1, queue, name, 0, 0, 1, 0 FROM o)
-SELECT id FROM o;
+SELECT (SELECT id FROM o) AS id, (SELECT id FROM h) AS holder;
