@@ -29,6 +29,7 @@ from everstep.migrations.known import newest_known
 from everstep.store import runs
 from everstep.store.connection import Link, Passing, connect, pooled
 from everstep.store.hints import Channel, Ear
+from everstep.store.messages import Messages
 
 
 async def test_sessions_terminated_again_and_again_lose_nothing(database, app, worker, client, sql):
@@ -304,6 +305,19 @@ async def test_everything_works_through_a_transaction_pooler(pgbouncer, sql):
     assert results == [2 * n for n in range(50)] * 2
     # Three starts and claims that pinned a version did so under a time limit of their own.
     assert sql.one("SELECT count(*) FROM everstep.checkpoint") == 300
+
+
+async def test_behind_a_pooler_a_sweep_is_not_compiled_and_leaves_no_setting(pgbouncer):
+    messages = Messages("everstep")
+    messages._sql = {"wake_forgotten": b"SELECT (current_setting('jit') = 'off')::int AS woken"}
+    async with await connect(pgbouncer, "test") as connection, connection.transaction():
+        await connection.execute("SET LOCAL jit = on")
+        assert await messages.wake_forgotten(connection) == 1
+    async with await connect(pgbouncer, "test") as connection:
+        cursor = await connection.execute(
+            "SELECT source <> 'session' FROM pg_settings WHERE name = 'jit'"
+        )
+        assert await cursor.fetchall() == [(True,)]
 
 
 async def test_behind_a_pooler_nobody_listens(pgbouncer):

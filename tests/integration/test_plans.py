@@ -190,6 +190,21 @@ async def test_no_statement_reads_tables_that_have_grown_since_it_was_planned(
 
 
 @pytest.mark.no_fsck
+async def test_nor_does_a_function_that_a_session_behind_a_pooler_has_planned(database: str, early):
+    async with await connect(database, "planned early", by_index=True) as connection:
+        # As it is behind a pooler: nothing is prepared, no setting stays; what functions have planned does.
+        connection.prepare_threshold = None
+        await connection.execute("RESET ALL")
+        calls = {name: call for name, call in statements().items() if "limited" in name}
+        for _ in range(8):
+            for call in calls.values():
+                await call(connection)
+        fill(early)
+        read = {name: await read_by(connection, call) for name, call in calls.items()}
+    assert {name: rows for name, rows in read.items() if rows > ENOUGH} == {}
+
+
+@pytest.mark.no_fsck
 async def test_nor_does_a_client_that_was_there_early(early, client):
     asked = {name: statements()[name] for name in ("send", "wake", "outcomes", "cancel", "restart")}
     for call in asked.values():

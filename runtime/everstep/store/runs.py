@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from psycopg import AsyncClientCursor, AsyncRawCursor
+from psycopg import AsyncRawCursor
 
 from everstep.store.arrays import (
     BigInts,
@@ -21,7 +21,8 @@ from everstep.store.arrays import (
     Texts,
     Timestamps,
 )
-from everstep.store.connection import Connection, pooled
+from everstep.store.carried import rows_under
+from everstep.store.connection import Connection
 from everstep.store.models import Checkpoint, Claimed, CommitBatch, Committed, Lane, Look, Verdict
 from everstep.store.statements import numbered, statements
 
@@ -31,7 +32,11 @@ CLAIM_TIMEOUT_SECONDS = 15
 WAKE_AT_ONCE = 500
 """As many sleepers as wake_due wakes."""
 
-_CLAIM_LIMIT = b"SET LOCAL statement_timeout = '%ds'; " % CLAIM_TIMEOUT_SECONDS
+# How it is planned counts for claims of limited queues: they are a function, whose plans the server's session keeps.
+_CLAIM_SETTINGS = (
+    b"SET LOCAL statement_timeout = '%ds'; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; "
+    b"SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL jit = off; " % CLAIM_TIMEOUT_SECONDS
+)
 
 
 _COLUMNS: dict[str, type[Column]] = {
@@ -235,19 +240,8 @@ class Runs:
 async def claim_rows(
     connection: Connection, sql: bytes, arguments: Mapping[str, object]
 ) -> list[Any]:
-    """The rows of a claim, which the server ends after CLAIM_TIMEOUT_SECONDS.
-
-    One message and one transaction: a worker that is frozen, or whose loop is blocked, in the middle of it holds
-    no lock and pins nothing.
-    """
-    if not pooled(connection):
-        # The connection carries the limit.
-        rows = await connection.execute(sql, arguments, binary=True)
-        return await rows.fetchall()
-    async with AsyncClientCursor(connection) as client_cursor:
-        await client_cursor.execute(_CLAIM_LIMIT + sql, arguments)
-        client_cursor.nextset()
-        return await client_cursor.fetchall()
+    """The rows of a claim, which the server ends after CLAIM_TIMEOUT_SECONDS."""
+    return await rows_under(connection, _CLAIM_SETTINGS, sql, arguments)
 
 
 async def _count(connection: Connection, sql: bytes, arguments: dict[str, object]) -> int:
