@@ -66,10 +66,10 @@ class Databases:
     def claim(self, key: str, url: str, schema: str, made: datetime) -> str | None:
         """The older object that has this schema of this database already, if there is one.
 
-        Two would promote their versions over each other's for ever. Told by the connection string:
-        another one for the same database is not seen.
+        Two would promote their versions over each other's for ever. Told by what the connection
+        strings say of server and database: another name of the same server is not seen.
         """
-        self.claims[key] = place = (_digest(url), schema, made)
+        self.claims[key] = place = (_digest(_address(url)), schema, made)
         elder = min((c[2], k) for k, c in self.claims.items() if c[:2] == place[:2])
         return elder[1] if elder[1] != key else None
 
@@ -226,6 +226,18 @@ async def _reason(url: str) -> Unknown:
 def _digest(url: str) -> str:
     """Pools are kept under a digest: a connection string holds a password."""
     return hashlib.sha256(url.encode()).hexdigest()
+
+
+def _address(url: str) -> str:
+    """Where a connection string leads, whoever connects and however."""
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.Error:
+        return url  # reading says what is wrong with it
+    hosts = str(given.get("host") or given.get("hostaddr") or "").lower().split(",")
+    ports = [port or "5432" for port in str(given.get("port") or "").split(",")]
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    return repr((hosts, ports, given.get("dbname") or given.get("user"), given.get("service")))
 
 
 def _unknown(error: Exception) -> Unknown:

@@ -155,6 +155,39 @@ def test_of_two_apps_on_one_schema_the_older_one_goes_on() -> None:
     assert databases.claim("shop/copy", "postgresql://db/other", "everstep", NOW) is None
 
 
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("postgresql://db/shop", True),
+        ("postgres://reports:other@DB/shop?sslmode=require", True),
+        ("host=db dbname=shop user=reports connect_timeout=3", True),
+        ("postgresql://reports@db:5432/shop", True),
+        ("postgresql://db:5433/shop", False),
+        ("postgresql://db2/shop", False),
+        ("postgresql://db/shop2", False),
+        ("postgresql://shop@db", True),
+        ("service=shop dbname=shop host=db", False),
+        ("nothing that leads anywhere", False),
+    ],
+)
+def test_an_app_on_the_same_schema_is_seen_however_its_address_is_written(
+    url: str, same: bool
+) -> None:
+    databases = Databases()
+    databases.claim("shop/orders", "postgresql://orders:secret@db/shop", "everstep", NOW)
+    later = databases.claim("shop/copy", url, "everstep", NOW + timedelta(days=1))
+    assert later == ("shop/orders" if same else None)
+
+
+def test_several_servers_in_one_address_have_a_port_each() -> None:
+    databases = Databases()
+    databases.claim("shop/orders", "postgresql://a,b/shop", "everstep", NOW)
+    later = NOW + timedelta(days=1)
+    alike, other = "postgresql://me@a:5432,b:5432/shop", "postgresql://a:5432,b:5433/shop"
+    assert databases.claim("shop/copy", alike, "everstep", later) == "shop/orders"
+    assert databases.claim("shop/copy", other, "everstep", later) is None
+
+
 async def test_a_schema_is_free_again_when_its_app_is_gone() -> None:
     databases, url = Databases(), "postgresql://db/shop"
     databases.claim("shop/orders", url, "everstep", NOW - timedelta(days=1))
