@@ -220,6 +220,8 @@ async def test_the_list_shows_limits_and_set_says_what_is_wrong(worker, gated, c
     with pytest.raises(UsageError, match="nothing to set"):
         await cli("queue", "set", "q")
     assert "not a rate" in await cli("queue", "set", "q", "--rate", "fast")
+    told = await cli("queue", "set", "q", "--max-running", "3000000000")
+    assert "from 1 to 2147483647" in told
 
 
 async def test_the_slots_of_a_killed_worker_are_used_again(database, sql, client, tmp_path):

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -512,3 +513,17 @@ async def test_what_is_woken_between_two_questions_is_not_stuck(
     monkeypatch.setattr(messages, "wake_forgotten", send_first)
     assert (await stage.finish(handle)).result == "yes"
     assert sent == [True]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"replay": "sometimes"}, "replay= is 'never' or 'always', not 'sometimes'"),
+        ({"concurency": 1}, "a stage has no option concurency; it has replay, .*concurrency"),
+    ],
+)
+async def test_an_option_that_there_is_not_is_refused(
+    open_stage: OpenStage, wrong: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        await open_stage(**wrong)

@@ -369,6 +369,7 @@ async def test_a_database_that_is_away_stops_nothing_else(
         with pytest.raises(WorkflowError, match="cannot connect to Postgres at 127"):
             await waiting.result(30)
         await eventually(lambda: "database ledger" in caplog.text)
+    assert "here. Transactions on it are tried" in caplog.text
     assert "secret" not in caplog.text
     assert "secret" not in repr(app.databases)
 

@@ -20,7 +20,9 @@ def count(text: str) -> int | None:
     if text == NONE:
         return None
     if not text.isdecimal() or not 1 <= int(text) <= 2_147_483_647:
-        raise click.BadParameter(f"{text!r} is not a whole number of at least 1, nor {NONE!r}")
+        raise click.BadParameter(
+            f"{text!r} is not a whole number from 1 to 2147483647, nor {NONE!r}"
+        )
     return int(text)
 
 

@@ -57,6 +57,7 @@ class Transactors:
             await transactor.greet()
         except Exception as error:  # noqa: BLE001
             told = str(error) if isinstance(error, EverstepError) else repr(error)
+            told = told.rstrip(".")  # an error ends as a sentence, or with SQL to run
             log.warning("database %s: %s. Transactions on it are tried when they run", name, told)
 
     async def close(self) -> None:

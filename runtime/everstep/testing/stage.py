@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, Generic, Literal, Protocol, TypeVar, Unpack, cast, get_args
 from uuid import UUID
@@ -93,6 +93,7 @@ class Stage:
         Between two attempts of a step its worker does not pause. With replay="always" a workflow leaves the worker
         after each checkpoint, and is replayed from its log. With schedules=False those of the app are paused.
         """
+        _check_options(replay, settings)
         queues = settings.pop("queues", None)
         chosen = Settings(**{"url": url, "grace": 1.0, **settings})
         link = Link(url, "everstep test")
@@ -165,3 +166,14 @@ class Stage:
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
+
+
+def _check_options(replay: str, settings: dict[str, Any]) -> None:
+    """Raises UsageError for what a stage, or the marker `everstep`, has not."""
+    if replay not in get_args(Replay):
+        raise UsageError(f"replay= is 'never' or 'always', not {replay!r}")
+    known = ["queues", *(setting.name for setting in fields(Settings) if setting.name != "url")]
+    if unknown := sorted(settings.keys() - set(known)):
+        raise UsageError(
+            f"a stage has no option {', '.join(unknown)}; it has replay, schedules, {', '.join(known)}"
+        )
