@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 
-from everstep.app_steps import Steps
+from everstep.app_steps import Steps, check_function
 from everstep.codec import MAX_PAYLOAD
 from everstep.decorators import ScheduleDecorator, WorkflowDecorator
 from everstep.definitions import DEFAULT_QUEUE, AsyncWorkflow, PlainWorkflow, Workflow
@@ -65,6 +65,7 @@ class App(Steps):
         """Register a workflow function. `name` defaults to the function's qualified name."""
 
         def register(function: Callable[..., Any]) -> Workflow[Any, Any]:
+            check_function(function, "workflow")
             chosen = chosen_name(name or function.__qualname__, "workflow")
             self._still_open("workflow", chosen)
             kind = AsyncWorkflow if inspect.iscoroutinefunction(function) else PlainWorkflow

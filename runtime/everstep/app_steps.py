@@ -60,6 +60,7 @@ class Steps:
         """
 
         def register(function: Callable[..., Any]) -> Any:
+            check_function(function, "step")
             chosen = chosen_name(name or function.__qualname__, "step")
             self._check_step(chosen, function)
             kind = Step if inspect.iscoroutinefunction(function) else PlainStep
@@ -115,6 +116,7 @@ class Steps:
         """
 
         def register(function: Callable[..., Any]) -> Any:
+            check_function(function, "transaction")
             chosen = chosen_name(name or function.__qualname__, "transaction")
             self._check_step(chosen, function)
             if database is not None and not isinstance(database, Database):
@@ -144,3 +146,14 @@ class Steps:
     def _check_step(self, name: str, function: Callable[..., Any]) -> None:
         if name in self._steps and self._steps[name].function is not function:
             raise UsageError(f"app {self.name} has a step named {name} already: give one a name=")
+
+
+def check_function(function: Any, what: str) -> None:
+    """Raises UsageError for what has no outcome to record: no function, or one that yields."""
+    if inspect.isclass(function) or not callable(function) or not hasattr(function, "__qualname__"):
+        raise UsageError(f"@app.{what} goes above a function, not {function!r}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise UsageError(
+            f"{what} {function.__qualname__} is a generator, and what it yields is not recorded: "
+            f"return a list, or write a stream (everstep.write_stream)"
+        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -74,3 +76,39 @@ def test_other_values_of_the_wrong_type():
         App(3)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="bytes, not '1MB'"):
         App("test", max_payload="1MB")  # type: ignore[arg-type]
+
+
+async def _counted() -> AsyncIterator[int]:
+    yield 1
+
+
+def _count() -> Iterator[int]:
+    yield 1
+
+
+class _Machine: ...
+
+
+@pytest.mark.parametrize("what", ["workflow", "step", "transaction"])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (_counted, "_counted is a generator, and what it yields is not recorded"),
+        (_count, "_count is a generator"),
+        (_Machine, "goes above a function, not <class"),
+        (7, "goes above a function, not 7"),
+        (partial(_count), "goes above a function, not functools.partial"),
+    ],
+)
+def test_what_has_no_outcome_is_refused_where_it_is_declared(
+    what: str, given: Any, told: str
+) -> None:
+    decorate = getattr(App("wrong"), what)
+    for declare in (decorate, decorate(name="named")):
+        with pytest.raises(UsageError, match=told):
+            declare(given)
+
+
+def test_a_generator_is_no_schedule_either() -> None:
+    with pytest.raises(UsageError, match="workflow _counted is a generator"):
+        App("wrong").schedule("* * * * *")(_counted)
