@@ -26,9 +26,9 @@ class Branch:
     """One task of a workflow: hands out positions and numbers the tasks made in it.
 
     Of time limits (everstep.durable.limits): `limits` it is in, `overdue` those of them that a replay knows to have run
-    out, and `held_by` those of its makers. Of cancellation (everstep.cancelling): its `task`, whether it is `live`, beyond
-    its log, `asleep` in a durable sleep, or `stopping`, where it waits to be stopped; and how far it had come, in
-    positions and tasks, when it was `cut`.
+    out, `held_by` those of its makers, and of how many it was `told`. Of cancellation (everstep.cancelling): its `task`,
+    whether it is `live`, beyond its log, `asleep` in a durable sleep, or `stopping`, where it waits to be stopped; how far
+    it had come, in positions and tasks, when it was `cut`, and after how many time limits: `cut_after`.
     """
 
     execution: Execution
@@ -39,12 +39,14 @@ class Branch:
     overdue: list[Any] = field(default_factory=list)
     limits: tuple[Any, ...] = ()
     held_by: tuple[Any, ...] = ()
+    told: int = 0
     abandoned: int = 0
     task: Any = None
     live: bool = True
     asleep: bool = False
     stopping: bool = False
     cut: int = NEVER
+    cut_after: int = 0
 
     @property
     def come(self) -> int:
@@ -57,17 +59,27 @@ class Branch:
 
     def tell(self) -> NoReturn:
         """The innermost limit known to have run out cancels its block. Raises CancelledError."""
-        self.overdue.pop().delivered = True
+        self.overdue.pop().deliver()
         raise asyncio.CancelledError
 
     def tell_limit(self) -> None:
         """As `tell`, unless it is its task that was cancelled here, before the limit ran out."""
-        if not self.cut_here() or self.task.goes_after(self.overdue[-1]):
+        if not self.cut_here():
             self.tell()
+
+    def cut_next(self) -> bool:
+        """Whether it was cancelled in the first run before another time limit of its own ran out."""
+        return self.cut != NEVER and self.cut_after <= self.told
 
     def cut_here(self) -> bool:
         """Whether it was cancelled in the first run where it is now, or before."""
-        return NEVER < self.cut <= self.come
+        return self.cut_next() and self.cut <= self.come
+
+    def beyond(self, end: int, *, child: bool) -> bool:
+        """Whether a task that had come to `end` in all, some of which is in the log, took no position here, or child."""
+        last = max((seq for path, seq in self.execution.log if path == self.path), default=0)
+        left = max(last - self.seq, 0)
+        return self.come + (left + 1 if child else max(left, 1)) > end
 
     def goes_on(self) -> bool:
         """Whether the log has more of it than what it has done so far, or of tasks that it is still to make."""
@@ -81,25 +93,25 @@ class Branch:
 
     def next_position(self) -> tuple[str, int]:
         if self.overdue or self.cut != NEVER:
-            self._pass()
+            self._pass(child=False)
         self.seq += 1
         self.execution.moves += 1
         return self.path, self.seq
 
     def child(self) -> Branch:
         if self.overdue or self.cut != NEVER:
-            self._pass()
+            self._pass(child=True)
         self.children += 1
         self.execution.moves += 1
         self.execution.branches += 1
         return self._below(str(self.children))
 
-    def _pass(self) -> None:
+    def _pass(self, *, child: bool) -> None:
         """Go on from where it was cancelled: what it awaited is there this time. A time limit is told here, then."""
+        while self.cut_here():
+            self.task.pass_by(child=child)
         if self.overdue and self.overdue[-1].come <= self.come:
             self.tell()
-        if self.cut_here():
-            self.task.pass_cut()
 
     def closing(self) -> Branch:
         """Of the task in which Python closes an async generator that was left early.

@@ -12,45 +12,28 @@ import asyncio
 import contextlib
 import inspect
 from collections import deque
+from functools import partial
 from typing import Any
 
-import msgspec
-
 from everstep.branch import NEVER, Branch, current_branch
-from everstep.codec import JSON
 from everstep.context import Execution
+from everstep.cuts import Cut, cut_of, place_of, row_of
 from everstep.durable.stopping import be_stopped, stops_itself
-from everstep.durable.waiting import STILL_SECONDS
+from everstep.durable.waiting import standstill
 from everstep.errors import ControlSignal
-from everstep.store.models import Checkpoint, CheckpointKind
-
-_LOOKS, _MOST_LOOKS = 10, 200
-"""The tasks have come as far as they get when nothing has moved at so many looks; or at the latest, after so many."""
-
-_NAME = "cancel"
-
-
-class Cut(msgspec.Struct, frozen=True):
-    """How far a task had come when it was cancelled: the positions and tasks it had taken, or None before it began.
-
-    `asleep`: in a durable sleep, or while a time was recorded: nothing else says that these were cut short. `over`: no
-    cancellation, but that the task ended as cancelled after those before.
-    """
-
-    at: int | None = None
-    asleep: bool = False
-    over: bool = False
 
 
 class BranchTask(asyncio.Task[Any]):
     """A task that a workflow made, or the workflow's own.
 
-    Cancellations are numbered: so many were `_told`; those in `_held` were asked for and are told later, at a replay.
+    Cancellations are numbered: so many were `_told`; those in `_held` were asked for and are told later, at a replay. It
+    came past the place of `_passed` of them, and asyncio knows nothing of these.
     """
 
     branch: Branch | None = None
     _asked = 0
     _told = 0
+    _passed = 0
     _held: deque[Any] | None = None
     _next: Cut | None = None
 
@@ -74,7 +57,8 @@ class BranchTask(asyncio.Task[Any]):
             return True  # it came past that place before anybody asked
         cut = None if self._next is None or self._next.over else self._next
         never_began = cut is not None and cut.at is None and not self._begun()
-        if (branch.live and cut is None) or never_began or self._by_own_group(branch):
+        at_once = branch.live and cut is None and not branch.overdue
+        if at_once or never_began or self._by_own_group(branch):
             return self._tell(branch, msg)
         self._hold(branch, msg)
         if branch.stopping:
@@ -82,13 +66,20 @@ class BranchTask(asyncio.Task[Any]):
         return True
 
     def cancelling(self) -> int:
-        return super().cancelling() + len(self._held or ())
+        return self.heard + len(self._held or ())
 
     def uncancel(self) -> int:
-        if not self._held:
+        if self._held:
+            self.pass_cut()
+        elif not self._passed:
             return super().uncancel()
-        self.pass_cut()
+        self._passed -= 1
         return self.cancelling()
+
+    @property
+    def heard(self) -> int:
+        """As `cancelling()`, but for those that were held back."""
+        return super().cancelling() + self._passed
 
     @property
     def held_back(self) -> bool:
@@ -99,8 +90,14 @@ class BranchTask(asyncio.Task[Any]):
         """Whether a time limit is still to be told that ran out before this was cancelled."""
         if limit.delivered or limit.passed.is_set() or self.branch is None:
             return False
-        row = self.branch.execution.log.get(_place(self.branch, self._told + 1))
-        return row is None or row.recorded_at is None or limit.ran_out_at < row.recorded_at
+        row = self.branch.execution.log.get(place_of(self.branch, self._told + 1))
+        if row is None or row.recorded_at is None:
+            return True
+        if limit.ran_out_at is None:
+            return False
+        if limit.branch is self.branch:
+            return not self.branch.cut_next()
+        return bool(limit.ran_out_at < row.recorded_at)
 
     def tell_held(self) -> None:
         """It has come as far as it gets: the oldest cancellation that was held back comes through."""
@@ -130,7 +127,7 @@ class BranchTask(asyncio.Task[Any]):
         assert self.branch is not None
         if self.branch.cut_here():
             await be_stopped(self.branch.execution)
-        if self._held:
+        if self._held and not self.branch.overdue:
             self.tell_held()
             await asyncio.sleep(0)
         if self._next is not None and self._next.over:
@@ -142,13 +139,33 @@ class BranchTask(asyncio.Task[Any]):
         if branch is None or not self._told or not self.cancelled():
             return
         if self._next is None and cancels_itself(branch.execution):
-            self._record(branch, self._told + 1, Cut(over=True))
+            self._record(branch, self._told + 1, Cut(branch.come, over=True))
+
+    def pass_by(self, *, child: bool) -> None:
+        """It goes on from where it was cancelled, and was not told: what it awaited is there (see "a place that is passed").
+
+        Raises CancelledError if the log says that it ended without what it takes now.
+        """
+        self.pass_cut()
+        end = self._next
+        if self.branch is None or end is None or not end.over or end.at is None:
+            return
+        if self.branch.beyond(end.at, child=child):
+            raise asyncio.CancelledError
+
+    def pass_within(self) -> None:
+        """It leaves a block whose time ran out. If it was cancelled in there after that, it need not be told any more."""
+        while self._next is not None and self._next.within and self.branch is not None:
+            if self._next.limits != self.branch.told or not self.branch.cut_here():
+                return
+            self.pass_cut()
 
     def pass_cut(self) -> None:
-        """It goes on from where it was cancelled, and was not told: what it awaited is there (see "a place that is passed")."""
+        """It knows of its next cancellation, or never will."""
         if self._held:
             self._held.popleft()
         self._told += 1
+        self._passed += 1
         if self.branch is not None:
             self._look_ahead(self.branch)
 
@@ -165,15 +182,14 @@ class BranchTask(asyncio.Task[Any]):
         self._told += 1
         if cut_of(branch, self._told) is None:
             at = branch.come if self._begun() else None
-            self._record(branch, self._told, Cut(at, branch.asleep))
+            within = any(limit.delivered for limit in branch.limits)
+            self._record(branch, self._told, Cut(at, branch.asleep, branch.told, within))
         self._look_ahead(branch)
         return super().cancel(msg)
 
     def _record(self, branch: Branch, nth: int, cut: Cut) -> None:
-        place, body = _place(branch, nth), msgspec.json.encode(cut)
-        row = Checkpoint(*place, CheckpointKind.VALUE, _NAME, 1, JSON, body, None)
         with contextlib.suppress(ControlSignal):  # who is leaving records nothing any more
-            branch.execution.record(row)
+            branch.execution.record(row_of(branch, nth, cut))
 
     def _hold(self, branch: Branch, msg: Any | None) -> None:
         if self._held is None:
@@ -189,6 +205,7 @@ class BranchTask(asyncio.Task[Any]):
         self._next = cut_of(branch, self._told + 1)
         cut = self._next
         branch.cut = NEVER if cut is None or cut.over else (cut.at or 0)
+        branch.cut_after = 0 if cut is None else cut.limits
 
     def _begun(self) -> bool:
         coro = self.get_coro()
@@ -200,39 +217,27 @@ class BranchTask(asyncio.Task[Any]):
 async def _tell_each(execution: Execution) -> None:
     """Tell those whose cancellation was held back, one by one, each time that nothing moves any more."""
     with execution.engagement():
-        while held := [task for task in execution.held if task.held_back]:
-            task = next((task for task in held if task.branch.cut_here()), held[0])
-            await _end_of_log(execution, task)
+        while (task := _next_held(execution)) is not None:
+            await standstill(execution, partial(_goes_after_limits, task))
             if not cancels_itself(execution):
                 break
-            task.tell_held()
+            # Meanwhile another may have been cancelled, which is where it was then.
+            if task is _next_held(execution):
+                task.tell_held()
         execution.held.clear()
 
 
-async def _end_of_log(execution: Execution, task: BranchTask) -> None:
-    looks, still, moves = 0, 0, -1
-    while still < _LOOKS and looks < _MOST_LOOKS:
-        await asyncio.sleep(STILL_SECONDS / _LOOKS)
-        looks += 1
-        moved = moves != execution.moves or any(map(task.goes_after, execution.overdue))
-        still = 0 if moved else still + 1
-        moves = execution.moves
+def _next_held(execution: Execution) -> BranchTask | None:
+    """Who is told next: one that has come as far as in the first run, if there is one."""
+    held = [task for task in execution.held if task.held_back]
+    return next((task for task in held if task.branch.cut_here()), held[0] if held else None)
+
+
+def _goes_after_limits(task: BranchTask) -> bool:
+    assert task.branch is not None
+    return any(map(task.goes_after, task.branch.execution.overdue))
 
 
 def cancels_itself(execution: Execution) -> bool:
     """Whether a cancellation is the workflow's own doing: it is not being stopped, and has not left its tasks behind."""
     return stops_itself(execution) and not execution.abandoned
-
-
-def cut_of(branch: Branch, nth: int) -> Cut | None:
-    """What the log says of the nth cancellation of a branch's task."""
-    row = branch.execution.recorded(_place(branch, nth), CheckpointKind.VALUE, _NAME)
-    if row is None:
-        return None
-    assert row.output is not None
-    return msgspec.json.decode(row.output, type=Cut)
-
-
-def _place(branch: Branch, nth: int) -> tuple[str, int]:
-    """Of a task's nth cancellation. Its own tasks are numbered from 1, so nobody else has this branch."""
-    return (f"{branch.path}.0" if branch.path else "0"), nth

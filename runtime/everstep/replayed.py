@@ -7,7 +7,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from everstep.branch import Branch
-from everstep.cancelling import cancels_itself, cut_of
+from everstep.cancelling import cancels_itself
+from everstep.cuts import cut_of
 from everstep.durable.stopping import be_stopped
 from everstep.errors import NonDeterminismError
 

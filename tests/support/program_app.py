@@ -215,20 +215,25 @@ class Interpreter:
     async def do_gather(self, quiet: bool, *members: Node) -> Any:
         below = [Interpreter() for _ in members]
         work = [one.run(member) for one, member in zip(below, members, strict=True)]
+        together = asyncio.gather(*work, return_exceptions=quiet)  # or a replay is cancelled here
         try:
-            return await asyncio.gather(*work, return_exceptions=quiet)
+            return await together
         finally:
             if quiet:  # else it does not wait for all of them, once it is cancelled
                 self.take_notes(below)
 
     async def do_group(self, *members: Node) -> Any:
         below = [Interpreter() for _ in members]
+        tasks = []
         try:
             async with asyncio.TaskGroup() as group:
-                work = zip(below, members, strict=True)
-                tasks = [group.create_task(one.run(member)) for one, member in work]
+                for one, member in zip(below, members, strict=True):
+                    tasks.append(
+                        group.create_task(one.run(member))
+                    )  # or a replay is cancelled here
         finally:
-            self.take_notes(below)
+            if len(tasks) == len(members):
+                self.take_notes(below)
         return [task.result() for task in tasks]
 
     def take_notes(self, below: Iterable[Interpreter]) -> None:

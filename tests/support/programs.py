@@ -22,7 +22,7 @@ SIMPLE = (
 )
 IN_CUT = (
     *("cleanup", "cleanup", "cleanup", "stubborn", "gather", "group", "task", "joined", "joined"),
-    *("cancel", "children"),
+    *("limit", "limit", "cancel", "children"),
 )
 """What a task that may be cancelled does: no `shield` and no `asyncio.wait` (docs/internals/cancelling.md)."""
 

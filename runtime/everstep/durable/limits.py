@@ -17,21 +17,18 @@ from typing import Any, Self
 
 import msgspec
 
-from everstep.branch import Branch
+from everstep.branch import NEVER, Branch
 from everstep.branches import outside_workflow
 from everstep.cancelling import BranchTask
 from everstep.context import Wait
 from everstep.durable.talking import Position, deadline_of, plain_row
-from everstep.durable.waiting import STILL_SECONDS
+from everstep.durable.waiting import STILL_SECONDS, standstill
 from everstep.store.models import CheckpointKind
 
 LOOK_SECONDS = 1.0
 """How often a timer in memory looks at the database's clock."""
 
 _NAME = "timeout"
-
-_LOOKS, _MOST_LOOKS = 10, 200
-"""A replay has come to the end of a block's log when nothing has moved at so many looks; or at the latest, after so many."""
 
 _PASSED = (Exception, asyncio.CancelledError, type(None))
 """How a block may be left that its workflow goes on from."""
@@ -52,13 +49,13 @@ class Timeout:
     """
 
     def __init__(self, branch: Branch, seconds: float) -> None:
-        self._branch = branch
+        self.branch = branch
         self._seconds = seconds
         self._at: Position = ("", 0)
         self._verdict: Position = ("", 0)
         self._task: asyncio.Task[object] | None = None
         self._cancels = 0
-        self._before: int | None = None
+        self._before = 0
         self._timer: asyncio.Task[None] | None = None
         self._outer: tuple[Timeout, ...] = ()
         self._decided = self._expired = self._cancelled = False
@@ -72,15 +69,15 @@ class Timeout:
         return self._expired
 
     async def __aenter__(self) -> Self:
-        execution = self._branch.execution
-        self._at, self._verdict = self._branch.next_position(), self._branch.next_position()
+        execution = self.branch.execution
+        self._at, self._verdict = self.branch.next_position(), self.branch.next_position()
         self._task = asyncio.current_task()
-        self._cancels = 0 if self._task is None else _Task.cancelling(self._task)
+        self._cancels = self._heard()
         row = execution.recorded(self._verdict, CheckpointKind.VALUE, _NAME)
         if row is None:
             kind = CheckpointKind.TIMER
             when = await deadline_of(execution, self._at, kind, _NAME, self._seconds)
-            if not self._branch.overdue:  # else an outer limit ran out before this one
+            if not self.branch.overdue:  # else an outer limit ran out before this one
                 # Now: a park may come before the timer begins, and takes it along.
                 execution.waits[self._at] = Wait(when, None, ())
                 self._begin(self._run_out(when))
@@ -92,10 +89,10 @@ class Timeout:
                 self.ran_out_at = row.recorded_at
                 self.come = sys.maxsize if verdict is True else verdict
                 execution.overdue.append(self)
-                self._branch.overdue.append(self)
+                self.branch.overdue.append(self)
                 self._begin(self._run_out_again())
-        self._outer = self._branch.limits
-        self._branch.limits = (*self._outer, self)
+        self._outer = self.branch.limits
+        self.branch.limits = (*self._outer, self)
         return self
 
     async def __aexit__(
@@ -106,19 +103,20 @@ class Timeout:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._branch.execution.waits.pop(self._at, None)
+        self.branch.execution.waits.pop(self._at, None)
         self.passed.set()
-        self._branch.limits = self._outer
-        if self in self._branch.overdue:
-            self._branch.overdue.remove(self)
+        self.branch.limits = self._outer
+        if self in self.branch.overdue:
+            self.branch.overdue.remove(self)
         if self._cancelled and self._task is not None:
             _Task.uncancel(self._task)
             self._cancelled = False
+        if self._expired and not self.delivered:
+            self.deliver()
         # What cancels an outer block passes through this one, also where both ran out.
         mine = isinstance(error, asyncio.CancelledError) and not _delivered(self._outer)
         if self._expired and (error is None or mine) and not self._stopped():
-            self._pass_on()
-            raise TimeoutError from error
+            raise (asyncio.CancelledError if self._cancelled_since() else TimeoutError) from error
         if not self._decided and not self._stopped() and isinstance(error, _PASSED):
             self._decide(expired=False)
 
@@ -127,7 +125,7 @@ class Timeout:
 
     async def _run_out(self, when: datetime) -> None:
         """Wait until it is time, without parking: who waits in the block parks, and takes this instant along."""
-        execution = self._branch.execution
+        execution = self.branch.execution
         if self._at in execution.log and execution.recorder.clock.until(when) < LOOK_SECONDS:
             # Time that was lost on the way to another worker cuts off nothing that the block has done.
             with execution.engagement():
@@ -138,6 +136,8 @@ class Timeout:
         # And one limit after the other: a task cancelled for two at once would know of one.
         execution.running_out = execution.running_out or asyncio.Lock()
         with execution.engagement():
+            if self.branch.cut != NEVER:
+                await self._end_of_log()
             async with execution.running_out:
                 await self._let_others_pass()
                 execution.waits.pop(self._at, None)
@@ -150,46 +150,53 @@ class Timeout:
     async def _let_others_pass(self) -> None:
         """What cancels the task already, for a block in this one or to leave this one, reaches it first."""
         for _ in range(_TURNS):
-            inner = self._branch.limits[len(self._outer) + 1 :]
+            inner = self.branch.limits[len(self._outer) + 1 :]
             if not _delivered(inner) and not self._cancelled_by_others():
                 return
             await asyncio.sleep(0)
 
-    def _pass_on(self) -> None:
-        """A task that was cancelled by others in the same turn as by this limit has been told once: tell it again."""
-        if self._task is None or self._before is None:
-            return
-        # Of those before nothing is to be told again: they were let pass, or a task group took no notice of its own.
-        if _Task.cancelling(self._task) > self._before:
-            _Task.uncancel(self._task)
-            _Task.cancel(self._task)
+    def _cancelled_since(self) -> bool:
+        """Whether others cancelled the task after this limit had, also in the same turn, of which it was told once.
+
+        Of those before nothing is to be told again: they were let pass, or a task group took no notice of its own.
+        """
+        if isinstance(self._task, BranchTask):
+            self._task.pass_within()
+        return self._heard() > self._before
 
     def _cancelled_by_others(self) -> bool:
         """Whether the task was cancelled since the block began."""
-        return self._task is not None and _Task.cancelling(self._task) > self._cancels
+        return self._heard() > self._cancels
+
+    def _heard(self) -> int:
+        """Of how many cancellations the task knows."""
+        return self._task.heard if isinstance(self._task, BranchTask) else 0
 
     async def _run_out_again(self) -> None:
         """At a replay: the block's own first new effect is cancelled. If all it does is wait for tasks, so is that."""
-        with self._branch.execution.engagement():
+        with self.branch.execution.engagement():
             await self._end_of_log()
             if not self.delivered and not self._stopped():
-                self._branch.overdue.remove(self)
+                self.branch.overdue.remove(self)
                 self._cancel()
             await asyncio.sleep(STILL_SECONDS)
         self.passed.set()
 
     async def _end_of_log(self) -> None:
-        """Wait until the block has come so far, or was told."""
-        looks, still, moves = 0, 0, -1
-        while not self.delivered and still < _LOOKS and looks < _MOST_LOOKS:
-            await asyncio.sleep(STILL_SECONDS / _LOOKS)
-            if any(map(self._goes_after, self._branch.execution.overdue)):
-                still = 0
-                continue
-            looks += 1
-            first = any(map(self._goes_after_a_cancellation, self._branch.execution.held))
-            still = still + 1 if moves == self._branch.execution.moves and not first else 0
-            moves = self._branch.execution.moves
+        """Wait until the block has come so far, or was told. Limits that ran out before it may take their time."""
+        execution = self.branch.execution
+        await standstill(execution, self._goes_after_others)
+        while not self.delivered and any(map(self._goes_after, execution.overdue)):
+            await standstill(execution, self._goes_after_others)
+
+    def _goes_after_others(self) -> bool:
+        if self.delivered:
+            return False
+        # What is in the log comes before what is not.
+        cut = self.branch.cut != NEVER if self.ran_out_at is None else self.branch.cut_next()
+        execution = self.branch.execution
+        held = any(map(self._goes_after_a_cancellation, execution.held))
+        return cut or held or any(map(self._goes_after, execution.overdue))
 
     def _goes_after(self, other: Timeout) -> bool:
         """Whether another limit is still to be told, and ran out before this one; of the same time, the inner one."""
@@ -201,29 +208,35 @@ class Timeout:
 
     def _goes_after_a_cancellation(self, task: BranchTask) -> bool:
         """Whether a task is still to be told of a cancellation that came before this limit ran out."""
-        return self.ran_out_at is not None and task.held_back and not task.goes_after(self)
+        return task.held_back and not task.goes_after(self)
 
     @property
     def depth(self) -> tuple[int, int]:
         """How deep its block is within tasks, and within the blocks of its own one."""
-        path = self._branch.path
+        path = self.branch.path
         return len(path.split(".")) if path else 0, len(self._outer)
+
+    def deliver(self) -> None:
+        """Its block is being told."""
+        self.delivered = True
+        self._before = self._heard()
+        self.branch.told += 1
 
     def _cancel(self) -> None:
         if self._task is not None:
-            self.delivered = self._cancelled = True
-            self._before = _Task.cancelling(self._task)
+            self.deliver()
+            self._cancelled = True
             _Task.cancel(self._task)
 
     def _decide(self, *, expired: bool) -> None:
-        body = msgspec.json.encode(expired and self._branch.come)
+        body = msgspec.json.encode(expired and self.branch.come)
         row = plain_row(self._verdict, CheckpointKind.VALUE, _NAME, output=body)
-        self._branch.execution.record(row)
+        self.branch.execution.record(row)
         self._decided, self._expired = True, expired
 
     def _stopped(self) -> bool:
         """Whether the workflow itself is being stopped, or has left."""
-        return self._branch.execution.signal is not None or self._branch.execution.over
+        return self.branch.execution.signal is not None or self.branch.execution.over
 
 
 def _delivered(limits: tuple[Timeout, ...]) -> bool:

@@ -31,6 +31,9 @@ STILL_TURNS = 20
 tasks which end one after the other needs more until it does the next thing.
 """
 
+_LOOKS, _MOST_LOOKS = 10, 200
+"""A replay has come as far as its log goes when nothing has moved at so many looks; or at the latest, after so many."""
+
 LOOK_SECONDS = (0.01, 0.5)
 """How often a workflow that cannot park looks again: the shortest and the longest pause."""
 
@@ -141,6 +144,16 @@ class _Lookout:
         self.unreadable = False
         self.wait = replace(self._wanted, signals=signals)
         return seen
+
+
+async def standstill(execution: Execution, others: Callable[[], bool]) -> None:
+    """Return once a replay has come as far as it gets by itself, and nobody else is to be told of something first."""
+    looks, still, moves = 0, 0, -1
+    while still < _LOOKS and looks < _MOST_LOOKS:
+        await asyncio.sleep(STILL_SECONDS / _LOOKS)
+        looks += 1
+        still = 0 if moves != execution.moves or others() else still + 1
+        moves = execution.moves
 
 
 async def _park(execution: Execution) -> None:
