@@ -28,7 +28,8 @@ class Branch:
     Of time limits (everstep.durable.limits): `limits` it is in, `overdue` those of them that a replay knows to have run
     out, `held_by` those of its makers, and of how many it was `told`. Of cancellation (everstep.cancelling): its `task`,
     whether it is `live`, beyond its log, `asleep` in a durable sleep, or `stopping`, where it waits to be stopped; how far
-    it had come, in positions and tasks, when it was `cut`, and after how many time limits: `cut_after`.
+    it had come, in positions and tasks, when it was `cut`, and after how many time limits: `cut_after`; at its `end` as a
+    cancelled one; and `before` it went on from a place where it was cancelled.
     """
 
     execution: Execution
@@ -47,6 +48,8 @@ class Branch:
     stopping: bool = False
     cut: int = NEVER
     cut_after: int = 0
+    end: int = NEVER
+    before: tuple[int, int] = (0, 0)
 
     @property
     def come(self) -> int:
@@ -75,12 +78,6 @@ class Branch:
         """Whether it was cancelled in the first run where it is now, or before."""
         return self.cut_next() and self.cut <= self.come
 
-    def beyond(self, end: int, *, child: bool) -> bool:
-        """Whether a task that had come to `end` in all, some of which is in the log, took no position here, or child."""
-        last = max((seq for path, seq in self.execution.log if path == self.path), default=0)
-        left = max(last - self.seq, 0)
-        return self.come + (left + 1 if child else max(left, 1)) > end
-
     def goes_on(self) -> bool:
         """Whether the log has more of it than what it has done so far, or of tasks that it is still to make."""
         prefix = f"{self.path}." if self.path else ""
@@ -92,14 +89,14 @@ class Branch:
         )
 
     def next_position(self) -> tuple[str, int]:
-        if self.overdue or self.cut != NEVER:
+        if self.overdue or self.cut != NEVER or self.end != NEVER:
             self._pass(child=False)
         self.seq += 1
         self.execution.moves += 1
         return self.path, self.seq
 
     def child(self) -> Branch:
-        if self.overdue or self.cut != NEVER:
+        if self.overdue or self.cut != NEVER or self.end != NEVER:
             self._pass(child=True)
         self.children += 1
         self.execution.moves += 1
@@ -107,11 +104,37 @@ class Branch:
         return self._below(str(self.children))
 
     def _pass(self, *, child: bool) -> None:
-        """Go on from where it was cancelled: what it awaited is there this time. A time limit is told here, then."""
+        """Go on from where it was cancelled: what it awaited is there this time. A time limit is told here, then.
+
+        Raises CancelledError if the log says that it ended as cancelled without what it takes now.
+        """
+        if self.cut_here():
+            self.before = self.seq, self.children
+            self.execution.passed[self.path] = self
         while self.cut_here():
-            self.task.pass_by(child=child)
+            self.task.pass_cut()
+        if self.end != NEVER and self._beyond(self.end, child=child):
+            raise asyncio.CancelledError
         if self.overdue and self.overdue[-1].come <= self.come:
             self.tell()
+
+    def _beyond(self, end: int, *, child: bool) -> bool:
+        """Whether a task that had come to `end` in all, some of which is in the log, took no position here, or child."""
+        last = max((seq for path, seq in self.execution.log if path == self.path), default=0)
+        left = max(last - self.seq, 0)
+        return self.come + (left + 1 if child else max(left, 1)) > end
+
+    def go_back(self) -> bool:
+        """To where it was cancelled and came past, if all that it has done since is a call; else False, and nothing is done."""
+        seq, children = self.before
+        if current_branch.get() is not self or self.children != children:
+            return False
+        self.seq = seq
+        return True
+
+    def gave_back(self, position: tuple[str, int]) -> bool:
+        """Whether it had taken a position, and went back."""
+        return position[0] == self.path and position[1] > self.seq
 
     def closing(self) -> Branch:
         """Of the task in which Python closes an async generator that was left early.

@@ -141,18 +141,6 @@ class BranchTask(asyncio.Task[Any]):
         if self._next is None and cancels_itself(branch.execution):
             self._record(branch, self._told + 1, Cut(branch.come, over=True))
 
-    def pass_by(self, *, child: bool) -> None:
-        """It goes on from where it was cancelled, and was not told: what it awaited is there (see "a place that is passed").
-
-        Raises CancelledError if the log says that it ended without what it takes now.
-        """
-        self.pass_cut()
-        end = self._next
-        if self.branch is None or end is None or not end.over or end.at is None:
-            return
-        if self.branch.beyond(end.at, child=child):
-            raise asyncio.CancelledError
-
     def pass_within(self) -> None:
         """It leaves a block whose time ran out. If it was cancelled in there after that, it need not be told any more."""
         while self._next is not None and self._next.within and self.branch is not None:
@@ -161,7 +149,7 @@ class BranchTask(asyncio.Task[Any]):
             self.pass_cut()
 
     def pass_cut(self) -> None:
-        """It knows of its next cancellation, or never will."""
+        """It goes on from where it was cancelled, and was not told: what it awaited is there (see "a place that is passed")."""
         if self._held:
             self._held.popleft()
         self._told += 1
@@ -205,6 +193,7 @@ class BranchTask(asyncio.Task[Any]):
         self._next = cut_of(branch, self._told + 1)
         cut = self._next
         branch.cut = NEVER if cut is None or cut.over else (cut.at or 0)
+        branch.end = (cut.at or 0) if cut is not None and cut.over else NEVER
         branch.cut_after = 0 if cut is None else cut.limits
 
     def _begun(self) -> bool:

@@ -68,6 +68,7 @@ class Execution:
     named: set[str] | None = None
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     held: list[Any] = field(default_factory=list)
+    passed: dict[str, Branch] = field(default_factory=dict)
     teller: asyncio.Task[None] | None = None
     encoding: Encoding = PLAIN
     generation: int = 0
@@ -83,9 +84,12 @@ class Execution:
     ) -> Checkpoint | None:
         """The checkpoint at a position, if there is one. Raises NonDeterminismError if it is another step's."""
         row = self.log.get(position)
+        passed = self.passed.pop(position[0], None) if self.passed and row is not None else None
         if row is not None and (row.kind != kind or row.name != name):
             if self.abandoned:
                 raise Fenced  # a task that the workflow left: what it does as it is stopped says nothing of the code
+            if passed is not None and passed.go_back():
+                raise asyncio.CancelledError  # it was cancelled here; what it awaited had not come then
             expected = f"{CheckpointKind(row.kind).name.lower()} {row.name}"
             # The first divergence is the one to tell.
             self.broken = self.broken or NonDeterminismError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -445,3 +446,87 @@ async def test_cleanup_that_runs_out_of_time(app, client, worker):
 
     said = await twice(app, client, worker, body)
     assert said == ["cleaning up", "out of time", "returned over"]
+
+
+MORE: dict[str, Callable[[], Any]] = {
+    "now": everstep.now,
+    "uuid": everstep.uuid,
+    "sleep": lambda: everstep.sleep(0.01),
+    "sleep until": lambda: everstep.sleep_until(datetime.now(tz=UTC)),
+    "limit": lambda: everstep.wait_for(everstep.recv("never"), 0.01),
+    "block": _in_time,
+    "message": lambda: everstep.recv("never", timeout=0.01),
+}
+
+
+@pytest.mark.parametrize("kind", MORE)
+async def test_what_ended_as_cancelled_does_nothing_more_at_a_replay(
+    app, client, worker, sql, kind
+):
+    """What it awaited behind a shield is there at the replay, so that it comes past the place it was cancelled at."""
+
+    async def body(said: list[str], _: Hold) -> None:
+        async def work() -> None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.shield(everstep.recv("never", timeout=HOUR))
+            with contextlib.suppress(TimeoutError):
+                await MORE[kind]()
+
+        with contextlib.suppress(TimeoutError):
+            async with everstep.timeout(0.3), asyncio.TaskGroup() as group:
+                task = group.create_task(work())
+        said.append("cancelled" if task.cancelled() else "not cancelled")
+
+    said = await twice(app, client, worker, body, between=lambda: sql.advance_clock(HOUR))
+    assert said == ["cancelled"]
+    more = "SELECT branch, seq, name FROM everstep.checkpoint WHERE branch = '1' AND seq > 2"
+    assert list(sql(more)) == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MORE if kind != "limit"])
+async def test_cleanup_after_what_is_there_at_a_replay(app, client, worker, sql, step, kind):
+    """The replay comes past the place where the first run was cancelled, and says something else than its log."""
+
+    async def body(said: list[str], _: Hold) -> None:
+        go = asyncio.Event()
+
+        async def work() -> str:
+            try:
+                await go.wait()
+                with contextlib.suppress(TimeoutError):
+                    await MORE[kind]()
+            except asyncio.CancelledError:
+                said.append("cleaning up")
+                await step("cleaned up")
+            return "over"
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        go.set()
+        task.cancel()
+        said.append(await ended(task))
+
+    assert await twice(app, client, worker, body) == ["cleaning up", "returned over"]
+    assert sql.one("SELECT count(*) FROM everstep.checkpoint WHERE branch = '1'") == 1
+
+
+async def test_what_ended_as_cancelled_does_nothing_more_though_it_takes_no_notice(
+    app, client, worker, sql, step
+):
+    async def body(said: list[str], _: Hold) -> None:
+        go = asyncio.Event()
+
+        async def work() -> None:
+            await go.wait()
+            for n in range(3):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await step(f"{n}")
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        go.set()
+        task.cancel()
+        said.append(await ended(task))
+
+    assert await twice(app, client, worker, body) == ["cancelled"]
+    assert sql.one("SELECT count(*) FROM everstep.checkpoint WHERE branch = '1'") == 0

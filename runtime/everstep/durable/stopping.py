@@ -63,7 +63,9 @@ async def stoppable(
             await be_stopped(execution)
         return await wait()
     except asyncio.CancelledError:
-        if stops_itself(execution) and position not in execution.log:
+        branch = current_branch.get()
+        gave_back = branch is not None and branch.gave_back(position)
+        if stops_itself(execution) and position not in execution.log and not gave_back:
             error = STOPPED.encode()
             execution.record(Checkpoint(*position, kind, name, 1, JSON, None, error))
         raise
