@@ -106,13 +106,17 @@ class Branch:
     def _pass(self, *, child: bool) -> None:
         """Go on from where it was cancelled: what it awaited is there this time. A time limit is told here, then.
 
-        Raises CancelledError if the log says that it ended as cancelled without what it takes now.
+        Raises CancelledError if the log says that it ended as cancelled without what it takes now, or says nothing more
+        of it: it is told here then, and no cancellation is lost.
         """
         if self.cut_here():
             self.before = self.seq, self.children
             self.execution.passed[self.path] = self
-        while self.cut_here():
-            self.task.pass_cut()
+            goes_on = self.goes_on()
+            while self.cut_here():
+                self.task.pass_cut()
+            if not goes_on:
+                raise asyncio.CancelledError
         if self.end != NEVER and self._beyond(self.end, child=child):
             raise asyncio.CancelledError
         if self.overdue and self.overdue[-1].come <= self.come:

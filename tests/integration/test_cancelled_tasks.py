@@ -530,3 +530,30 @@ async def test_what_ended_as_cancelled_does_nothing_more_though_it_takes_no_noti
 
     assert await twice(app, client, worker, body) == ["cancelled"]
     assert sql.one("SELECT count(*) FROM everstep.checkpoint WHERE branch = '1'") == 0
+
+
+async def test_no_cancellation_is_lost_where_the_log_has_nothing_more(app, client, worker):
+    """The worker leaves in the middle of the cleanup, and the replay comes past the place where it was cancelled."""
+    hold = Hold(app)
+
+    @app.workflow
+    async def flow() -> str:
+        go = asyncio.Event()
+
+        async def work() -> str:
+            try:
+                await go.wait()
+                return str(await everstep.recv("never"))
+            except asyncio.CancelledError:
+                return await hold.step()
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        go.set()
+        task.cancel()
+        return await task
+
+    first = await worker(grace=0.0)
+    handle = await client.start(flow)
+    await hold.moved(first, worker)
+    assert await handle.result(30) == "held"
