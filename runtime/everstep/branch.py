@@ -112,10 +112,13 @@ class Branch:
         if self.cut_here():
             self.before = self.seq, self.children
             self.execution.passed[self.path] = self
-            goes_on = self.goes_on()
+            goes_on, called = self.goes_on(), False
             while self.cut_here():
-                self.task.pass_cut()
-            if not goes_on:
+                called = self.task.pass_cut()
+            if not (goes_on or called):
+                self.task.be_called()
+                called = True
+            if called:
                 raise asyncio.CancelledError
         if self.end != NEVER and self._beyond(self.end, child=child):
             raise asyncio.CancelledError

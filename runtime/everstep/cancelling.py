@@ -148,14 +148,37 @@ class BranchTask(asyncio.Task[Any]):
                 return
             self.pass_cut()
 
-    def pass_cut(self) -> None:
-        """It goes on from where it was cancelled, and was not told: what it awaited is there (see "a place that is passed")."""
+    def pass_cut(self) -> bool:
+        """It goes on from where it was cancelled, and was not told: what it awaited is there (see "a place that is passed").
+
+        Returns whether it was told by the call that it makes here.
+        """
+        if self._next is not None and self._next.called:
+            self._pass_called()
+            return True
         if self._held:
             self._held.popleft()
         self._told += 1
         self._passed += 1
         if self.branch is not None:
             self._look_ahead(self.branch)
+        return False
+
+    def be_called(self) -> None:
+        """Its call tells it: there is nothing more of it in the log, and no cancellation may be lost."""
+        assert self.branch is not None
+        if self._next is not None:
+            return  # the log says that it ended here
+        self._record(
+            self.branch, self._told + 1, Cut(self.branch.come, limits=self.branch.told, called=True)
+        )
+        self._pass_called()
+
+    def _pass_called(self) -> None:
+        assert self.branch is not None
+        self._asked += 1
+        self._told += 1
+        self._look_ahead(self.branch)
 
     def _by_own_group(self, branch: Branch) -> bool:
         """Whether a task group of its own cancels it (a member's callback does), and it has come as far as in the first run.
@@ -173,6 +196,8 @@ class BranchTask(asyncio.Task[Any]):
             within = any(limit.delivered for limit in branch.limits)
             self._record(branch, self._told, Cut(at, branch.asleep, branch.told, within))
         self._look_ahead(branch)
+        if self._next is not None and self._next.called:
+            self._pass_called()  # this very cancellation, where it had not come past
         return super().cancel(msg)
 
     def _record(self, branch: Branch, nth: int, cut: Cut) -> None:

@@ -16,13 +16,15 @@ class Cut(msgspec.Struct, frozen=True):
 
     `asleep`: in a durable sleep, or while a time was recorded: nothing else says that these were cut short. `limits`: of
     how many time limits of its own it had been told, and `within`, whether the last one's block had not been left yet.
-    `over`: no cancellation, but that the task ended as cancelled after those before.
+    `called`: no cancellation, but that the one before was told by a call, which the task had come to all the same. `over`:
+    that the task ended as cancelled after those before.
     """
 
     at: int | None = None
     asleep: bool = False
     limits: int = 0
     within: bool = False
+    called: bool = False
     over: bool = False
 
 
