@@ -112,13 +112,12 @@ class Branch:
         if self.cut_here():
             self.before = self.seq, self.children
             self.execution.passed[self.path] = self
-            goes_on, called = self.goes_on(), False
+            goes_on = self.goes_on()
             while self.cut_here():
-                called = self.task.pass_cut()
-            if not (goes_on or called):
+                if self.task.pass_cut():
+                    raise asyncio.CancelledError
+            if not goes_on:
                 self.task.be_called()
-                called = True
-            if called:
                 raise asyncio.CancelledError
         if self.end != NEVER and self._beyond(self.end, child=child):
             raise asyncio.CancelledError

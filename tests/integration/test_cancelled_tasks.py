@@ -16,6 +16,11 @@ import everstep
 from everstep import StepError, WorkflowError
 
 HOUR = 3600
+CANCELLED_TWICE = """INSERT INTO everstep.checkpoint
+    SELECT workflow_id, '1.0', n, 10, 'cancel', worker_id, epoch, 1, codec, '{"at":1,"asleep":true}', NULL, 0, recorded_at
+      FROM everstep.checkpoint, generate_series(1, 2) AS n WHERE branch = '1' AND seq = 1
+        ON CONFLICT DO NOTHING"""
+"""Of the first task, in its first sleep."""
 
 
 @pytest.fixture
@@ -557,3 +562,39 @@ async def test_no_cancellation_is_lost_where_the_log_has_nothing_more(app, clien
     handle = await client.start(flow)
     await hold.moved(first, worker)
     assert await handle.result(30) == "held"
+
+
+@pytest.mark.no_replay("it says what is recorded when the worker leaves")
+async def test_what_a_call_told_is_told_by_it_at_each_replay(app, client, worker, sql, step):
+    """Cancelled twice at once, by a worker that left then: the second comes out of the first call of the cleanup."""
+    holds = [Hold(app, f"hold {n}") for n in range(2)]
+
+    @app.workflow
+    async def flow() -> list[str]:
+        said: list[str] = []
+
+        async def work() -> None:
+            try:
+                try:
+                    await everstep.sleep(HOUR)
+                finally:
+                    said.append(f"inner: {await step('inner')}")
+            finally:
+                said.append(f"outer: {await step('outer')}")
+
+        task = asyncio.create_task(work())
+        await holds[0].step()
+        task.cancel()
+        task.cancel()
+        said.append(await ended(task))
+        return [*said, await holds[1].step()]
+
+    handle = await client.start(flow)
+    for hold in holds:
+        now = await worker(grace=0.0)
+        await asyncio.wait_for(hold.begun.wait(), 30)
+        await now.stop()
+        hold.free.set()
+        sql(CANCELLED_TWICE)
+    await worker()
+    assert await handle.result(30) == ["outer: outer", "cancelled", "held"]
