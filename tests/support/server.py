@@ -1,4 +1,4 @@
-"""A throwaway Postgres: one cluster per test session, in a temporary folder, on a socket of its own."""
+"""A throwaway Postgres: one cluster per test session, its data in memory if there is room, on a socket of its own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from everstep.testing.databases import memory
+
 # Durability is not what these tests are about; tests that are pass their own settings.
 QUICK = {
     "fsync": "off",
@@ -22,7 +24,7 @@ QUICK = {
     "autovacuum_naptime": "5s",
     "shared_buffers": "128MB",
     "max_connections": "200",
-    "max_wal_size": "2GB",
+    "max_wal_size": "1GB",
     "log_min_messages": "warning",
     "log_min_error_statement": "error",
     "log_line_prefix": "%m [%p] %e %a ",
@@ -62,6 +64,7 @@ class Server:
     """A running cluster. Its superuser is `postgres`, trusted on loopback and on the socket."""
 
     folder: Path
+    data: Path
     binaries: Path
     port: int
     user: str | None
@@ -80,7 +83,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        return int((self.data / "postmaster.pid").read_text().split()[0])
 
     def stop(self, how: str = "fast") -> None:
         self._ctl("stop", "-m", how)
@@ -93,7 +96,7 @@ class Server:
         self._ctl("stop", "-m", "immediate")
 
     def _ctl(self, *arguments: str) -> None:
-        command = [str(self.binaries / "pg_ctl"), "-D", str(self.folder / "data"), "-w", *arguments]
+        command = [str(self.binaries / "pg_ctl"), "-D", str(self.data), "-w", *arguments]
         # Not through pipes: the server would inherit them and keep them open.
         with tempfile.TemporaryFile() as said:
             done = subprocess.run(
@@ -112,12 +115,14 @@ def running_server(
     """A fresh cluster for the time of a `with`; nothing of it is left behind."""
     user = _unprivileged()
     folder = Path(tempfile.mkdtemp(prefix="everstep-pg-"))
+    data = Path(tempfile.mkdtemp(prefix="everstep-pg-data-", dir=memory()))
     try:
         folder.chmod(0o755)
         programs = _reachable(binaries(version), folder, user)
         if user is not None:
             shutil.chown(folder, user)
-        server = Server(folder, programs, free_port(), user)
+            shutil.chown(data, user)
+        server = Server(folder, data, programs, free_port(), user)
         _make(server, {**QUICK, **(settings or {})})
         server.start()
         try:
@@ -126,17 +131,18 @@ def running_server(
             _finish(server)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(data, ignore_errors=True)
 
 
 def _make(server: Server, settings: Mapping[str, str]) -> None:
-    data = server.folder / "data"
-    command = [str(server.binaries / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"]
+    command = [str(server.binaries / "initdb"), "-D", str(server.data)]
+    command += ["-U", "postgres", "-A", "trust"]
     command += ["-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
     subprocess.run(command, user=server.user, check=True, capture_output=True, cwd="/")
     lines = [f"{name} = '{value}'" for name, value in settings.items()]
     lines += [f"port = {server.port}", "listen_addresses = '127.0.0.1'"]
     lines += [f"unix_socket_directories = '{server.folder}'"]
-    with (data / "postgresql.conf").open("a") as file:
+    with (server.data / "postgresql.conf").open("a") as file:
         file.write("\n" + "\n".join(lines) + "\n")
 
 
