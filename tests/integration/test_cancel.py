@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -350,18 +351,24 @@ async def test_a_worker_of_quick_workflows_asks_about_none(app, client, worker):
 
     started = await worker()
     runs = started.tenure._runs
-    asked: list[list[str]] = []
+    asked: list[str] = []
     real = runs.cancelled
 
     async def spy(connection: Any, ids: list[str]) -> list[str]:
-        asked.append(ids)
+        asked.extend(ids)
         return await real(connection, ids)
 
     runs.cancelled = spy
-    for _ in range(30):
-        await (await client.start(quick)).result(30)
-    assert asked == []
+    in_no_time: set[str] = set()
+    while len(in_no_time) < 30:
+        began = time.monotonic()
+        handle = await client.start(quick)
+        await handle.result(30)
+        if (
+            time.monotonic() - began < 0.25
+        ):  # less than lies between two rounds; a slow machine's are no quick ones
+            in_no_time.add(handle.id)
+    assert in_no_time.isdisjoint(asked)
     handle = await client.start(slow)
-    await eventually(lambda: asked)
-    assert asked[0] == [handle.id]
+    await eventually(lambda: handle.id in asked)
     await handle.cancel()

@@ -67,7 +67,7 @@ WAITS: dict[str, Callable[[], Any]] = {
     "recv": lambda: everstep.recv("never"),
     "sleep": lambda: everstep.sleep(HOUR),
     "event": lambda: asyncio.Event().wait(),
-    "asyncio's sleep": lambda: asyncio.sleep(1),
+    "asyncio's sleep": lambda: asyncio.sleep(HOUR),
     "task": lambda: asyncio.create_task(everstep.recv("never")),
     "task that sleeps": lambda: asyncio.create_task(everstep.sleep(HOUR)),
 }

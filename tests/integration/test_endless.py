@@ -52,7 +52,7 @@ async def test_a_workflow_goes_on_under_its_id_with_new_arguments_and_an_empty_l
             everstep.continue_as_new(m, until=until)
         return [m, everstep.workflow_id()]
 
-    await worker(lease_ttl=0.9)
+    await worker()
     handle = await client.start_named("count", {"n": 0, "until": 12}, id="counter")
     assert await handle.result(timeout=30) == [12, "counter"]
     assert len(keys) == len(set(keys)) == 36
@@ -105,7 +105,7 @@ async def test_a_deadline_is_one_for_all_generations(
         await everstep.sleep(30)
         everstep.continue_as_new(n + 1)
 
-    await worker(lease_ttl=0.9)
+    await worker()
     handle = await client.start(endless, 0, timeout=45)
     await eventually(lambda: sql("SELECT 1 FROM everstep.run WHERE state = 3"))
     sql.advance_clock(31)
@@ -133,7 +133,7 @@ async def test_a_plain_workflow_continues_like_an_async_one(
             sync.continue_as_new(n=n + 1)
         return n
 
-    await worker(lease_ttl=0.9)
+    await worker()
     assert await (await client.start(count, 0)).result(timeout=30) == 4
     assert ran == [0, 1, 2, 3, 4]
 
@@ -179,7 +179,7 @@ async def test_children_go_on_and_stay_children(
             everstep.continue_as_new(n + 1)
         await everstep.recv("stop")
 
-    await worker(lease_ttl=0.9)
+    await worker()
     handle = await client.start(parent, 0, id="p")
     await eventually(lambda: sql.one("SELECT count(*) FROM everstep.run WHERE state = 3") == 4)
     children = sql("SELECT id FROM everstep.workflow WHERE parent_id = 'p' ORDER BY id")
@@ -256,7 +256,7 @@ async def test_continuing_with_recorded_steps_beyond_is_a_change_of_code(
 
         return app
 
-    before = await worker(app_that(continues=False), lease_ttl=0.9)
+    before = await worker(app_that(continues=False))
     handle = await client.start_named("flow", {"n": 0})
     await eventually(lambda: sql("SELECT 1 FROM everstep.run WHERE state = 3"))
     await before.stop()
@@ -288,7 +288,7 @@ async def test_an_endless_workflow_leaves_the_old_version_when_it_continues(
         return app
 
     sql("SELECT everstep.set_routing('v1', NULL, 0, NULL)")
-    await worker(app_of("v1"), version="v1", lease_ttl=0.9)
+    await worker(app_of("v1"), version="v1")
     handle = await client.start_named("flow", {"seen": []})
 
     async def go(generation: int) -> None:
@@ -297,7 +297,7 @@ async def test_an_endless_workflow_leaves_the_old_version_when_it_continues(
 
     await go(1)
     await eventually(lambda: sql.one("SELECT version FROM everstep.run") == "v1")
-    await worker(app_of("v2"), version="v2", lease_ttl=0.9)
+    await worker(app_of("v2"), version="v2")
     sql("SELECT everstep.set_routing('v2', NULL, 0, NULL)")
     sql.advance_clock(31)
     # Pinned as before: the new code does not get a log of the old one, and v1 is not drained.

@@ -363,10 +363,11 @@ async def test_what_does_not_end_is_told(
     app: App, open_stage: OpenStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("everstep.testing.clock.PATIENCE_SECONDS", 0.2)
-    held = asyncio.Event()
+    begun, held = asyncio.Event(), asyncio.Event()
 
     @app.step
     async def hold() -> None:
+        begun.set()
         await held.wait()
 
     @app.workflow
@@ -375,6 +376,7 @@ async def test_what_does_not_end_is_told(
 
     stage = await open_stage()
     handle = await stage.client.start(flow, id="held-up")
+    await asyncio.wait_for(begun.wait(), 30)  # queued for longer than that is told, too
     with pytest.raises(StuckError, match="held-up is running"):
         await stage.clock.advance(days=1)
     held.set()
@@ -437,7 +439,12 @@ async def test_a_rate_is_a_timer_too(app: App, open_stage: OpenStage) -> None:
 async def test_a_schedule_that_ticks_for_ever_hides_no_workflow_that_is_stuck(
     everstep_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("everstep.testing.clock.PATIENCE_SECONDS", 0.5)
+    class Patient:
+        """What goes on by itself is waited for however long a slow machine takes: it is not what this is about."""
+
+        async def nap(self, _: object) -> None:
+            await asyncio.sleep(0.001)
+
     app = scheduled()
 
     @app.workflow
@@ -450,6 +457,8 @@ async def test_a_schedule_that_ticks_for_ever_hides_no_workflow_that_is_stuck(
 
     async with Stage.open(app, everstep_database) as stage:
         assert (await stage.run(nap)).took > 20 * DAY
+        monkeypatch.setattr("everstep.testing.clock.PATIENCE_SECONDS", 0.5)
+        monkeypatch.setattr("everstep.testing.clock._Patience", Patient)
         with pytest.raises(StuckError, match="waits for message:answer, and only others"):
             await stage.run(ask)
 

@@ -314,7 +314,7 @@ async def test_a_running_workflow_is_cancelled_at_its_next_await(app, client, wo
         finally:
             undone.set()
 
-    await worker(lease_ttl=0.6)
+    await worker()
     handle = await client.start(waits)
     await began.wait()
     assert await handle.cancel()

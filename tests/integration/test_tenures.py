@@ -52,6 +52,7 @@ async def test_a_worker_that_registers_after_a_long_outage_runs_what_it_claims(
 async def test_a_beat_that_fails_is_tried_again_while_the_lease_lasts(
     app, worker, client, monkeypatch
 ):
+    monkeypatch.setattr("everstep.engine.heartbeat.BEATS_PER_LEASE", 60)
     failures: list[None] = []
     beaten = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -65,7 +66,7 @@ async def test_a_beat_that_fails_is_tried_again_while_the_lease_lasts(
         return beat(self)
 
     monkeypatch.setattr(HeartbeatConnection, "beat", failing)
-    running = await worker(lease_ttl=5)
+    running = await worker(lease_ttl=30)
     first = running.tenure
     await asyncio.wait_for(beaten.wait(), 30)
     assert len(failures) == 3

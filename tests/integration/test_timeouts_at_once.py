@@ -20,7 +20,7 @@ HOUR = 3600
 
 @pytest.mark.parametrize(
     "outer, inner, words",
-    [(0.25, 0.3, ["outer"]), (0.3, 0.25, ["inner", "outer"])],
+    [(0.15, 0.55, ["outer"]), (0.55, 0.15, ["inner", "outer"])],
     ids=["outer first", "inner first"],
 )
 @pytest.mark.parametrize("group", [False, True], ids=["gather", "group"])

@@ -147,11 +147,12 @@ async def test_a_park_that_waited_for_a_lock_and_was_refused_leaves_the_workflow
     app: App, worker: StartWorker, client: Client, sql: Sql, database: str
 ) -> None:
     """Taken for parked, it would be owned by a worker that does not run it, until that gives back its strays."""
-    begun = asyncio.Event()
+    begun, locked = asyncio.Event(), asyncio.Event()
 
     @app.workflow
     async def work() -> str:
         begun.set()
+        await locked.wait()
         return str(await everstep.recv("go"))
 
     await worker()
@@ -159,6 +160,7 @@ async def test_a_park_that_waited_for_a_lock_and_was_refused_leaves_the_workflow
         handle = await client.start(work, id="w")
         await begun.wait()
         await lock.execute("SELECT FROM everstep.run WHERE id = 'w' AND state = 2 FOR UPDATE")
+        locked.set()
         blocked = "SELECT count(*) > 0 FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
         await eventually(lambda: sql.one(blocked, [lock.info.backend_pid]))
         # What a sender and its waker do, in the moment in which the park waits for the row.
