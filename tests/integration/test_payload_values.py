@@ -19,12 +19,14 @@ from conftest import StartWorker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.database import Sql
+from support.waiting import eventually
 
 import everstep
 from everstep import App, Client, PayloadError, StepError, WorkflowError
 
 LIMIT = 4_096
 EXAMPLES = 2_000
+HOUR = 3_600
 
 
 class Colour(enum.Enum):
@@ -163,12 +165,15 @@ async def test_a_value_is_refused_or_is_itself_at_first_and_on_replay(
             neighbour(number), given_by(number), neighbour(number + 1)
         )
         seen[number].append(outcome)
-        await everstep.sleep(1.5)  # parks: the log is read again
+        await everstep.sleep(HOUR)  # parks: the log is read again
         return left + right
 
     await worker(app, concurrency=500)
     handles = await client.start_many(flow, [(number,) for number in range(len(values))], id="v")
-    results = await asyncio.gather(*[handle.result(60) for handle in handles])
+    parked = "SELECT count(*) FROM everstep.run WHERE state = 3"
+    await eventually(lambda: sql.one(parked) == len(values), within=120, pause=0.1)
+    sql.advance_clock(HOUR + 1)
+    results = await asyncio.gather(*[handle.result(120) for handle in handles])
     assert results == [[n, -n, n + 1, -n - 1] for n in range(len(values))]
     told: Counter[str] = Counter()
     for number, (kind, value) in enumerate(values):
