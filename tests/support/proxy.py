@@ -35,12 +35,13 @@ class Proxy:
     """Forwards bytes, a thread per connection.
 
     Once a request matches `lose`, the server's reply to it is read to its end and thrown away, and the client's
-    connection is cut. `lost` holds the requests that this happened to.
+    connection is cut. `lost` holds the requests that this happened to. While it is `away` the server cannot be reached.
     """
 
     def __init__(self, server_port: int, port: int = 0) -> None:
         self.lose: Callable[[bytes], bool] | None = None
         self.lost: list[bytes] = []
+        self.away = False
         self.loss: Loss | None = None
         self.requests: Counter[str] = Counter()
         self._server_port = server_port
@@ -90,6 +91,9 @@ class Proxy:
 
     def _serve(self, client: socket.socket) -> None:
         try:
+            if self.away:
+                client.close()
+                return
             server = socket.create_connection(("127.0.0.1", self._server_port))
             with client, server, contextlib.suppress(OSError):
                 self._forward(client, server)
