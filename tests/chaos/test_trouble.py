@@ -87,10 +87,10 @@ def quantile(seconds: list[float]) -> float:
 
 @pytest.mark.slow
 async def test_a_blocked_loop_is_no_dead_worker(database, sql, tmp_path):
-    with fleet_of(2, database, tmp_path, "trouble_app", EVERSTEP_LEASE_SECONDS="5") as fleet:
+    with fleet_of(2, database, tmp_path, "trouble_app", EVERSTEP_LEASE_SECONDS="9") as fleet:
         await eventually(fleet.whole, within=60)
         async with Client.connect(database) as client:
-            handle = await client.start_named("w_blocks_the_loop", {"seconds": 12.0}, id="one")
+            handle = await client.start_named("w_blocks_the_loop", {"seconds": 15.0}, id="one")
             await handle.result(timeout=60)
         assert fleet.died_by_themselves() == []
     assert Ledger(tmp_path / "ledger").executions() == {"one:1": 1}
@@ -101,11 +101,15 @@ async def test_a_blocked_loop_is_no_dead_worker(database, sql, tmp_path):
 async def test_a_worker_whose_gil_is_held_past_its_lease_is_taken_over_from_once(
     database, sql, tmp_path
 ):
-    with fleet_of(2, database, tmp_path, "trouble_app", EVERSTEP_LEASE_SECONDS="4") as fleet:
+    until = tmp_path / "until"
+    os.mkfifo(until)
+    settings = {"EVERSTEP_LEASE_SECONDS": "4", "UNTIL": str(until)}
+    with fleet_of(2, database, tmp_path, "trouble_app", **settings) as fleet:
         await eventually(fleet.whole, within=60)
         async with Client.connect(database) as client:
-            handle = await client.start_named("w_holds_the_gil", {"seconds": 12.0}, id="one")
+            handle = await client.start_named("w_holds_the_gil", {}, id="one")
             ran_by = await handle.result(timeout=60)
+            os.close(os.open(until, os.O_WRONLY | os.O_NONBLOCK))
             # The first one wakes up, finds its lease gone and begins anew.
             live = "SELECT count(*) FROM everstep.worker WHERE state = 1 AND lease_until > now()"
             await eventually(lambda: sql.one(live) == 2, within=30)
@@ -124,9 +128,9 @@ HARMLESS = {"w_recurses": "RecursionError", "w_eats_memory": "MemoryError"}
 
 @pytest.mark.slow
 async def test_poison_is_isolated_and_takes_no_innocent_with_it(database, sql, tmp_path):
-    settings = {"EVERSTEP_LEASE_SECONDS": "2", "EVERSTEP_MAX_CRASHES": str(MAX_CRASHES)}
+    settings = {"EVERSTEP_LEASE_SECONDS": "9", "EVERSTEP_MAX_CRASHES": str(MAX_CRASHES)}
     with fleet_of(4, database, tmp_path, "trouble_app", **settings) as fleet:
-        nurse = asyncio.ensure_future(replace_the_dead(fleet))
+        nurse = asyncio.ensure_future(replace_the_dead(fleet, sql))
         try:
             async with Client.connect(database) as client, asyncio.timeout(240):
                 for name in HARMLESS:
@@ -167,14 +171,13 @@ def check_poison(sql: Sql, ledger: Ledger, deaths: int) -> None:
     }
 
 
-async def replace_the_dead(fleet: Fleet) -> None:
+async def replace_the_dead(fleet: Fleet, sql: Sql) -> None:
     """For ever: another worker for each that ends, as soon as it does."""
 
     async def replace(worker: subprocess.Popen[bytes]) -> None:
         while True:
             await ended(worker)
-            fleet.workers.remove(worker)
-            fleet.start()
+            fleet.replace(worker, sql)
             worker = fleet.workers[-1]
 
     await asyncio.gather(*[replace(worker) for worker in fleet.workers])

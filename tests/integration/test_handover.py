@@ -246,7 +246,7 @@ async def test_a_workflow_that_kills_its_workers_is_given_up_and_takes_nobody_wi
     environment = {
         "LEDGER": str(tmp_path / "ledger"),
         "EVERSTEP_MAX_CRASHES": "4",
-        "EVERSTEP_LEASE_SECONDS": "1",
+        "EVERSTEP_LEASE_SECONDS": "6",
         "SLOWEST_STEP_SECONDS": "0.1",
     }
     with Fleet(database, tmp_path, environment=environment) as fleet:
@@ -260,8 +260,7 @@ async def test_a_workflow_that_kills_its_workers_is_given_up_and_takes_nobody_wi
             async def replace(worker: subprocess.Popen[bytes]) -> None:
                 while True:
                     await asyncio.to_thread(worker.wait)
-                    fleet.workers.remove(worker)
-                    fleet.start()
+                    fleet.replace(worker, sql)
                     worker = fleet.workers[-1]
 
             nurses = [asyncio.ensure_future(replace(worker)) for worker in fleet.workers]

@@ -8,11 +8,13 @@ import random
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from support.database import Sql
 from support.waiting import eventually
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -33,7 +35,10 @@ class Fleet:
     kills: int = 0
     freezes: int = 0
     started: int = 0
+    thawed: Counter[int] = field(default_factory=Counter)
+    """How often each process was frozen and went on."""
     _logs: dict[int, Path] = field(default_factory=dict)
+    _pods: dict[int, str] = field(default_factory=dict)
 
     def start(self, count: int = 1, **extra: str) -> None:
         """More workers; `extra` goes into their environment."""
@@ -43,12 +48,13 @@ class Fleet:
                 command = [sys.executable, "-m", "everstep.cli.main", "worker", self.module]
                 worker = subprocess.Popen(
                     [*command, "--port", "0"],
-                    env=self._environment(extra),
+                    env=self._environment({"EVERSTEP_POD": f"worker-{self.started}", **extra}),
                     stdout=said,
                     stderr=said,
                 )
             self.workers.append(worker)
             self._logs[worker.pid] = self._log(self.started)
+            self._pods[worker.pid] = f"worker-{self.started}"
 
     def kill(self, worker: subprocess.Popen[bytes]) -> None:
         """SIGKILL, and wait until it is gone."""
@@ -73,7 +79,14 @@ class Fleet:
     def thaw(self, worker: subprocess.Popen[bytes]) -> None:
         if worker.pid in self.frozen:
             self.frozen.discard(worker.pid)
+            self.thawed[worker.pid] += 1
             worker.send_signal(signal.SIGCONT)
+
+    def replace(self, dead: subprocess.Popen[bytes], sql: Sql) -> None:
+        """Another one for a worker that has ended; its death is declared, as by the operator: no lease is waited for."""
+        self.workers.remove(dead)
+        sql("SELECT everstep.declare_dead(%s)", [self._pods[dead.pid]])
+        self.start()
 
     def awake(self) -> list[subprocess.Popen[bytes]]:
         return [worker for worker in self.workers if worker.pid not in self.frozen]
