@@ -94,7 +94,8 @@ def interrupted_at_most_once(sql: Sql) -> set[str]:
 async def heirs(url: str, ledger: Path, count: int) -> dict[int, Any]:
     """One worker that takes over all of them; whoever started them asks again, as after any lost reply."""
     app = app_of(range(count), Ledger(ledger))
-    settings = Settings(url=url, lease_ttl=3.0, grace=5.0, max_crashes=100)
+    # Its own lease is long: what it loses by standing still would be told as interrupted, too.
+    settings = Settings(url=url, lease_ttl=12.0, grace=5.0, max_crashes=100)
     async with Worker(app, settings), Client.connect(url) as client:
         handles = [
             await client.start(app.workflows[f"reference-{n}"], id=f"crash-{n}")

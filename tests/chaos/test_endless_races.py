@@ -154,6 +154,8 @@ async def test_workers_killed_at_every_moment_lose_no_generation(
     }
     with Fleet(database, tmp_path, environment=environment) as fleet:
         fleet.start(3)
+        # Nobody is killed before all of them work, and the first one might have done everything by then.
+        await eventually(fleet.whole, within=120)
         async with Client.connect(database) as client:
             for n in range(workflows):
                 given = {"left": generations, "tokens": []}

@@ -58,7 +58,7 @@ async def test_limits_hold_in_fifty_thousand_looks_through_claims_and_kills(
         declare(sql, queue, f'{{"max_running": {limit}}}')
         put(sql, queue, 10_000)
         rush = Rush(database, queue, HOLD[limit], rng, kill_every=0.7, watchers=3)
-        seen = await rush.run(12.0, samples=LOOKS // 3 + 1)
+        seen = await rush.run(12.0, samples=LOOKS // 3 + 1, kills=10)
         ran = "SELECT count(*), max(running) FROM start_log WHERE queue = %s"
         ((claims, most),) = sql(ran, [queue])
         assert max(most, seen.most) == limit

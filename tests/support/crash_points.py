@@ -106,7 +106,7 @@ async def run_until_killed(url: str, ledger: Path, number: int, points: Points) 
     """Start the workflow and run it to its end, unless a point comes before that."""
     app = app_of([number], Ledger(ledger))
     points.install()
-    settings = Settings(url=url, lease_ttl=3.0, grace=2.0, max_crashes=100, listen=False)
+    settings = Settings(url=url, lease_ttl=6.0, grace=2.0, max_crashes=100, listen=False)
     async with Worker(app, settings) as worker:
         handle = await worker.client.start(
             app.workflows[f"reference-{number}"], id=f"crash-{number}"
