@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,8 +34,6 @@ class Fleet:
     kills: int = 0
     freezes: int = 0
     started: int = 0
-    thawed: Counter[int] = field(default_factory=Counter)
-    """How often each process was frozen and went on."""
     _logs: dict[int, Path] = field(default_factory=dict)
     _pods: dict[int, str] = field(default_factory=dict)
 
@@ -79,7 +76,6 @@ class Fleet:
     def thaw(self, worker: subprocess.Popen[bytes]) -> None:
         if worker.pid in self.frozen:
             self.frozen.discard(worker.pid)
-            self.thawed[worker.pid] += 1
             worker.send_signal(signal.SIGCONT)
 
     def replace(self, dead: subprocess.Popen[bytes], sql: Sql) -> None:
