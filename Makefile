@@ -15,7 +15,8 @@ PYTEST := $(BIN)/python -m pytest -q
 # Most tests wait for something most of the time, so more of them than cores run side by side.
 BESIDE := -n 3 --dist worksteal
 LANGUAGE := language language_more steps sleep replay start sync plain endless cancel cancelled_tasks \
-  cancelled_with_limits schedules versions transactions transactions_elsewhere waiting queue_order queue_changes
+  cancelled_with_limits timeouts_at_once timeouts_replay schedules versions transactions \
+  transactions_elsewhere waiting queue_order queue_changes
 # What is not the engine's: pages, the command line, tools that have a database of their own.
 NOT_ENGINE := bench cli_dev cli_migrate cli_talk cli_worker cli_workflow docs docs_demo metrics_prometheus typed_example
 LOCALKUBE := tests/e2e/cluster/localkube

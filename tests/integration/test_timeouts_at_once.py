@@ -18,6 +18,9 @@ from everstep.durable.limits import Timeout
 HOUR = 3600
 
 
+@pytest.mark.no_replay(
+    "a replay comes between the beginnings of the two limits: which ends first is open"
+)
 @pytest.mark.parametrize(
     "outer, inner, words",
     [(0.15, 0.55, ["outer"]), (0.55, 0.15, ["inner", "outer"])],
@@ -57,6 +60,7 @@ async def test_of_a_block_and_of_a_task_made_in_it(app, client, worker, outer, i
     assert await (await client.start(flow)).result(10) == words
 
 
+@pytest.mark.no_replay("it is the test that cancels, not the workflow: a replay does not ask again")
 async def test_a_task_that_is_cancelled_in_the_turn_in_which_its_limit_runs_out(
     app, client, worker, monkeypatch
 ):
@@ -91,6 +95,7 @@ def waits_for_tasks() -> Awaitable[Any]:
     return asyncio.gather(everstep.recv("a"))
 
 
+@pytest.mark.no_replay("limits that end while a worker takes over have no certain order")
 @pytest.mark.parametrize("wait", [waits_itself, waits_for_tasks])
 async def test_a_replay_tells_them_in_the_order_in_which_they_ran_out(
     app, client, worker, sql, wait
