@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +20,7 @@ from everstep import (
     App,
     Client,
     DuplicateWorkflowError,
+    PayloadError,
     UsageError,
     WorkflowConflictError,
     WorkflowExistsError,
@@ -40,15 +43,17 @@ def start(sql: Sql, options: str = "", input: str = INPUT, name: str = "work") -
 
 
 WRONG = {
-    "name => ''": "a start needs the name of a workflow",
+    "name => ''": "a workflow has a printable name of 1 to 200 bytes, not ''",
     "name => NULL": "a start needs the name of a workflow",
-    "name => repeat('n', 513)": "the name of a workflow is a text of 1 to 512 bytes, not 'nnn",
+    "name => repeat('n', 201)": "a workflow has a printable name of 1 to 200 bytes, not 'nnn",
+    "name => E'a\\u200bb'": "a workflow has a printable name of 1 to 200 bytes",
     "input => '[1]'": r"input is a JSON object of the workflow's parameters by name, not '\[1\]'",
     "input => NULL": "input is a JSON object of the workflow's parameters by name, not null",
     "id => ''": "a workflow id is a text of 1 to 512 bytes, not ''",
     "id => repeat('i', 513)": "a workflow id is a text of 1 to 512 bytes, not 'iii",
     "queue => ''": "a queue has a printable name of 1 to 200 bytes, not ''",
     "queue => E'a\\nb'": "a queue has a printable name",
+    "queue => E'a\\u00a0b'": "a queue has a printable name",
     "queue => repeat('\u00fc', 101)": "a queue has a printable name",
     "partition => ''": "a partition is a text of 1 to 200 bytes, not ''",
     "version => 'v 1'": "a version is letters, digits, dots, .* at most 64, .* not 'v 1'",
@@ -63,6 +68,7 @@ WRONG = {
     "deadline => '-infinity'": "deadline is an instant in the years 1 to 9999",
     "deadline => '12000-01-01'": "deadline is an instant in the years 1 to 9999",
     "delay => interval '1 s', run_at => now()": "delay and run_at both say when it may begin",
+    """attributes => jsonb_build_object('a b', repeat('x', 65527))""": "attributes of a workflow: the payload is 65,537 bytes",
     "attributes => '[]'": r"attributes are a JSON object, not '\[\]'",
     "dedup => 'k', on_duplicate => 'ignore'": "on_duplicate is one of reject, return, not 'ignore'",
     "dedup => 'k', on_duplicate => NULL": "on_duplicate is one of reject, return, not null",
@@ -106,6 +112,53 @@ async def test_what_sql_refuses_python_refuses_too(client: Client, sql: Sql) -> 
         if "id" in options:
             there["id"] = "j" * 512
         sql(f"SELECT everstep.start('work', '{{}}', {named(there)})", converted(there))
+
+
+@pytest.mark.parametrize("name", ["", "n" * 201, "\u00fc" * 101, "a\nb", "a\u2028b", "\ue000"])
+async def test_names_of_workflows_and_queues_are_refused_in_the_same_words(
+    client: Client, sql: Sql, name: str
+) -> None:
+    for given, options in ((name, {}), ("work", {"queue": name})):
+        with pytest.raises(UsageError) as python:
+            await client.start_named(given, {}, **options)
+        call = f"start(%s, '{{}}'{', queue => %s' if options else ''})"
+        told = refused(sql, call, [given, *options.values()])
+        same = " has a printable name of 1 to 200 bytes, not "
+        words = str(python.value).partition(same)
+        assert words[1] == same
+        assert str(told.message_primary).startswith(words[0] + same)
+    await client.start_named("n" * 200, {}, queue="\u00fc" * 100)
+    assert sql.one("SELECT everstep.start(%s, '{}', queue => %s)", ["n" * 200, "\u00fc" * 100])
+
+
+def test_printable_is_what_it_is_in_python(sql: Sql) -> None:
+    """But for what Unicode has not assigned, which is another matter in each version of Python."""
+    query = "SELECT n FROM generate_series(1, 1114111) n WHERE n NOT BETWEEN 55296 AND 57343 AND NOT everstep.printable(chr(n))"
+    unprintable = {row.n for row in sql(query)}
+    assigned = [n for n in range(1, 0x110000) if unicodedata.category(chr(n)) not in ("Cn", "Cs")]
+    assert [n for n in assigned if chr(n).isprintable() == (n in unprintable)] == []
+
+
+async def test_attributes_are_as_large_as_in_python(client: Client, sql: Sql) -> None:
+    """jsonb is written with spaces between its parts, which do not count."""
+    attributes = {f"key \\ {n:05}": ['say "a, b: c"', n % 10] for n in range(1_560)}
+    body = json.dumps(attributes, separators=(",", ":"))
+    attributes["rest"] = "x" * (65_536 - len(body) - len(',"rest":""'))
+    call = "SELECT everstep.start('work', '{}', attributes => %s)"
+    await client.start_named("work", {}, attributes=attributes)
+    sql(call, [json.dumps(attributes)])
+    attributes["rest"] += "x"
+    with pytest.raises(PayloadError, match="the payload is 65,537 bytes, the limit is 65,536"):
+        await client.start_named("work", {}, attributes=attributes)
+    with pytest.raises(
+        errors.InvalidParameterValue, match="the payload is 65,537 bytes, the limit is 65,536"
+    ):
+        sql(call, [json.dumps(attributes)])
+
+
+def test_the_view_has_the_partition_and_the_key_of_what_is_open(sql: Sql) -> None:
+    id_ = start(sql, ", partition => 'p', dedup => 'k'")
+    assert sql("SELECT id, partition, dedup FROM everstep.workflows") == [(id_, "p", "k")]
 
 
 def named(options: dict[str, Any]) -> str:

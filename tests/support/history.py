@@ -60,8 +60,9 @@ WITH o AS (
 w AS (
     INSERT INTO everstep.workflow (id, name, queue, status, codec, input, created_at)
     SELECT id, 'checkout', 'checkout', 0, 1, convert_to('{"order": {"number": 1}}', 'UTF8'), at FROM o)
-INSERT INTO everstep.run (id, name, version, queue, state, ready_at, wake_at, wait_key, worker_id, epoch, crashes)
-SELECT id, 'checkout', CASE state WHEN 2 THEN 'v2' WHEN 3 THEN 'v1' END, 'checkout', state, at,
+INSERT INTO everstep.run (id, name, version, queue, partition, dedup, state, ready_at, wake_at, wait_key, worker_id, epoch, crashes)
+SELECT id, 'checkout', CASE state WHEN 2 THEN 'v2' WHEN 3 THEN 'v1' END, 'checkout',
+       CASE WHEN n % 4 = 0 THEN 'country-' || n % 3 END, CASE WHEN n % 5 = 0 THEN 'cart-' || n END, state, at,
        CASE WHEN state = 3 THEN now() + make_interval(days => n) END, CASE WHEN state = 3 THEN 'sleep' END,
        CASE WHEN state = 2 THEN '00000000-0000-7000-8000-000000000002'::uuid END,
        CASE WHEN state = 1 THEN 0 ELSE 1 END, CASE WHEN n = 25 THEN 2 ELSE 0 END FROM o;
