@@ -104,6 +104,29 @@ async def test_lanes_full_of_what_is_for_others_are_gone_through_once_a_round(
     assert 2 < max(rounds) < 40
 
 
+async def test_lanes_full_of_what_is_for_others_are_crossed_though_each_claim_takes_a_while(
+    sql, client, worker, monkeypatch
+):
+    """A round ends soon. One that has found nothing until then is gone on with, not begun anew."""
+    app = App("order")
+
+    @app.workflow
+    async def work() -> int:
+        return 1
+
+    put(sql, "default", 3, name="of another app", priority=0, age=3_600)
+    put(sql, "default", 3, name="of another app", priority=1, age=3_600, prefix="b")
+    claim = Runs.claim
+
+    async def late_claim(self: Runs, *given: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.02)
+        return await claim(self, *given, **options)
+
+    monkeypatch.setattr(Runs, "claim", late_claim)
+    await worker(app)
+    assert await (await client.start(work, priority=1)).result(30) == 1
+
+
 async def test_an_endless_stream_of_urgent_work_does_not_starve_the_rest(database, sql, routed):
     sql("""SELECT everstep.set_queue('q', '{"max_running": 1}')""")
     put(sql, "q", 1, priority=3, prefix="patient")

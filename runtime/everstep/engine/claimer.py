@@ -62,6 +62,7 @@ class Claimer:
         self._cursors = Cursors()
         self._round = 0
         self._full: set[str] = set()
+        self._in_vain: dict[str, int] = {}
         self._soon: float | None = None
         self._suspects = Suspects(runner, self._claim_suspect, lambda: self.stopped)
         self._idle = asyncio.Lock()
@@ -77,7 +78,7 @@ class Claimer:
                 return 0
             looks = self._cursors.begin(self._queues)
             lanes = await self._link.call(lambda c: self._runs.lanes(c, looks))
-            offered = list(offers(lanes))
+            offered = list(offers(lanes, self._in_vain))
             self._full.intersection_update(o.queue for o in offered)
             self._soon = None
             suspects = await self._suspects.run_some(offered)
@@ -136,7 +137,8 @@ class Claimer:
     async def _serve(self, offered: Sequence[Offer]) -> tuple[int, bool]:
         """Let the queues take turns for what room there is. Returns how many were begun, and whether there is more.
 
-        Ends soon in any case: what has come meanwhile may be more urgent, or of a queue that waits for its turn.
+        Ends soon in any case: what has come meanwhile may be more urgent, or of a queue that waits for its turn. The
+        next round takes over in whose lanes this one was still looking in vain, or slow claims would never cross them.
         """
         deadline = time.monotonic() + ROUND_SECONDS
         turns = deque(offered)
@@ -157,6 +159,9 @@ class Claimer:
             total += claimed
             if more:
                 turns.append(offer)
+        self._in_vain = {offer.queue: offer.in_vain for offer in turns if offer.in_vain}
+        if self._in_vain:
+            self._look_again(CONTENDED_SECONDS)
         return total, bool(turns)
 
     async def _claim_lane(self, offer: Offer, limit: int) -> tuple[int, bool]:

@@ -8,7 +8,7 @@ there is no order: they take turns, and share what room there is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -22,6 +22,9 @@ AGEING = timedelta(minutes=1)
 
 SLACK = timedelta(seconds=1)
 """Order between priorities is kept to this, so that claims do not shrink to single rows where lanes interleave."""
+
+WIDEST = 31
+"""Strides double up to this many times, to 68 years: a sum with them is still a date."""
 
 SKEW = timedelta(seconds=5)
 """How far behind the newest claimed `ready_at` a commit may still make a workflow visible."""
@@ -100,7 +103,8 @@ class Offer:
     worker_concurrency: int | None
     heads: dict[int, datetime]
     suspects: list[int | None]
-    _empty: int = field(default=0, repr=False)
+    in_vain: int = field(default=0, repr=False)
+    """So many claims, one after the other, have found nothing."""
 
     def next(self) -> tuple[int, datetime | None] | None:
         """The priority whose oldest is due first, and until which `ready_at` it goes before the others."""
@@ -114,7 +118,7 @@ class Offer:
         self, priority: int, until: datetime | None, newest: datetime | None, *, full: bool
     ) -> None:
         """A claim of that lane came back. `newest`: the last it claimed. `full`: as many as it asked for."""
-        self._empty = self._empty + 1 if newest is None else 0
+        self.in_vain = self.in_vain + 1 if newest is None else 0
         if newest is not None and full:
             self.heads[priority] = newest
         elif until is None:
@@ -124,11 +128,11 @@ class Offer:
 
     def _slack(self) -> timedelta:
         # Where claims find nothing (what is there is for other workers), lanes are crossed in growing strides.
-        return SLACK * (1 << max(0, self._empty - len(PRIORITIES)))
+        return SLACK * (1 << min(max(0, self.in_vain - len(PRIORITIES)), WIDEST))
 
 
-def offers(lanes: Iterable[Lane]) -> Iterator[Offer]:
-    """What each queue offers."""
+def offers(lanes: Iterable[Lane], in_vain: Mapping[str, int] | None = None) -> Iterator[Offer]:
+    """What each queue offers. `in_vain`: of queues whose lanes the round before did not get through, its claims in vain."""
     for queue, group in groupby(
         sorted(lanes, key=lambda lane: lane.queue), key=lambda lane: lane.queue
     ):
@@ -143,4 +147,5 @@ def offers(lanes: Iterable[Lane]) -> Iterator[Offer]:
                 if lane.priority is not None and lane.oldest is not None
             },
             suspects=[lane.priority for lane in own if lane.suspects],
+            in_vain=(in_vain or {}).get(queue, 0),
         )
