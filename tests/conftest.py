@@ -153,7 +153,8 @@ async def worker(
         async def start(
             which: App | None = None, *, queues: list[str] | None = None, **settings: Any
         ) -> Worker:
-            chosen = Settings(**{"url": database, "lease_ttl": 5.0, "grace": 5.0, **settings})
+            # Its lease is that of production: a machine that stands still for some seconds takes it from nobody.
+            chosen = Settings(**{"url": database, "grace": 5.0, **settings})
             return await stack.enter_async_context(
                 Worker(which or app, chosen, queues, probe=probe)
             )

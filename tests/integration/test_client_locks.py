@@ -7,11 +7,9 @@ import asyncio
 import psycopg
 import pytest
 from support.database import Sql
-from support.waiting import eventually
+from support.waiting import BLOCKED_BY, eventually
 
 from everstep import App, Client, Debounce
-
-WAITS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @pytest.mark.parametrize("what", ["debounce", "cancel"])
@@ -31,7 +29,7 @@ async def test_who_holds_a_lock_may_ask_the_client_that_waits_for_it(
         asking = client.start(work, 3, debounce=late) if what == "debounce" else handle.cancel()
         waiting = asyncio.ensure_future(asking)
         try:
-            await eventually(lambda: sql.one(WAITS) == 1)
+            await eventually(lambda: sql.one(BLOCKED_BY, [connection.info.backend_pid]) == 1)
             info = await asyncio.wait_for(handle.info(), 30)
             assert not waiting.done()
         finally:

@@ -295,7 +295,7 @@ async def test_everything_works_through_a_transaction_pooler(pgbouncer, sql):
         await everstep.sleep(1.2)
         return first + await step(n)
 
-    async with Worker(app, Settings(url=pgbouncer, lease_ttl=5, grace=5)) as worker:
+    async with Worker(app, Settings(url=pgbouncer, grace=5)) as worker:
         assert pooled(worker.tenure._link._connection)
         async with Client.connect(pgbouncer) as client:
             handles = await asyncio.gather(*[client.start(flow, n) for n in range(50)])

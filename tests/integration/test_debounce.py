@@ -21,7 +21,7 @@ from support.protocol import Speaker, two_workers
 from support.proxy import proxy_to
 from support.schedules import HandClock, utc
 from support.server import Server
-from support.waiting import eventually
+from support.waiting import BLOCKED_BY, eventually
 
 from everstep import App, Client, Debounce, UsageError, WorkflowError, sync
 from everstep.client.startable import make_start
@@ -313,9 +313,7 @@ async def test_a_start_that_came_too_late_does_not_hold_what_has_begun(
                 "SELECT everstep.debounce('reindex', '{\"shop\": 1, \"revision\": 2}', 'k', interval '60 s')",
             )
         )
-        await eventually(
-            lambda: sql("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-        )
+        await eventually(lambda: sql.one(BLOCKED_BY, [waker.info.backend_pid]))
         waker.commit()
         (second,) = (await late).fetchone() or ("",)
         assert second != first.id

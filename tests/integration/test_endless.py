@@ -457,6 +457,6 @@ async def test_replayed_after_every_checkpoint_it_continues_all_the_same(
         return n
 
     plan = Plan(replay=True)
-    async with Worker(app, Settings(url=database, lease_ttl=5.0, grace=5.0), probe=plan.probe):
+    async with Worker(app, Settings(url=database, grace=5.0), probe=plan.probe):
         assert await (await client.start(flow, 0)).result(timeout=30) == 5
     assert ran == [n for n in range(6) for _ in range(2)]

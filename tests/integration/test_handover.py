@@ -488,10 +488,7 @@ async def test_two_workers_that_start_at_once_in_a_new_database(database, app, s
         sql(
             "UPDATE everstep.routing SET current = NULL, revision = 0; DELETE FROM everstep.version"
         )
-        workers = [
-            everstep.Worker(app, everstep.Settings(url=database, grace=1, lease_ttl=5))
-            for _ in range(3)
-        ]
+        workers = [everstep.Worker(app, everstep.Settings(url=database, grace=1)) for _ in range(3)]
         await asyncio.gather(*[one.__aenter__() for one in workers])
         await asyncio.gather(*[one.stop() for one in workers])
         assert sql.one("SELECT current FROM everstep.v1_routing") == "unversioned"

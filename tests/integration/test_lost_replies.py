@@ -37,7 +37,7 @@ def through(proxy: Proxy, database: str, postgres: Server) -> str:
     return postgres.tcp_url(urlsplit(database).path.strip("/"), proxy.port)
 
 
-def three_steps(ran: list[int]) -> App:
+def three_steps(ran: list[int], sleeps: float = 1.5) -> App:
     app = App("test")
 
     @app.step
@@ -48,7 +48,7 @@ def three_steps(ran: list[int]) -> App:
     @app.workflow(name="flow")
     async def flow() -> list[int]:
         got = [await step(1), await step(2)]
-        await everstep.sleep(1.5)
+        await everstep.sleep(sleeps)
         return [*got, await step(3)]
 
     return app
@@ -81,15 +81,22 @@ COMMITS = {
 @pytest.mark.parametrize("kind", COMMITS)
 async def test_each_kind_of_commit_may_lose_its_reply(kind, database, postgres, proxy, sql):
     ran: list[int] = []
-    app = three_steps(ran)
-    settings = Settings(url=through(proxy, database, postgres), lease_ttl=3, grace=2.0)
+    app = three_steps(ran, sleeps=3600)
+    settings = Settings(url=through(proxy, database, postgres), grace=2.0)
     async with Worker(app, settings), Client.connect(database) as client:
+
+        async def awake(times: int) -> None:
+            await eventually(lambda: sql("SELECT 1 FROM everstep.run WHERE state = 3"))
+            sql.advance_clock(3601 * times)
+
         # A first workflow has every statement prepared: from then on requests hold parameters only.
         first = await client.start(app.workflows["flow"])
+        await awake(1)
         await first.result(timeout=30)
         ran.clear()
         proxy.lose = lambda request: b"w-42-lost" in request and COMMITS[kind](request)
         handle = await client.start(app.workflows["flow"], id="w-42-lost")
+        await awake(2)
         assert await handle.result(timeout=30) == [1, 2, 3]
     assert len(proxy.lost) == 1
     assert ran == [1, 2, 3]
@@ -104,7 +111,7 @@ async def test_a_release_may_lose_its_reply(database, postgres, proxy, sql):
         reached.set()
         await asyncio.Event().wait()
 
-    settings = Settings(url=through(proxy, database, postgres), lease_ttl=3, grace=0.1)
+    settings = Settings(url=through(proxy, database, postgres), grace=0.1)
     async with Worker(app, settings) as worker:
         await worker.client.start(flow)
         await reached.wait()
@@ -132,7 +139,7 @@ async def test_a_worker_cut_off_from_the_database_for_a_moment_goes_on(
     """Every connection through the proxy is cut again and again."""
     ran: list[int] = []
     app = three_steps(ran)
-    settings = Settings(url=through(proxy, database, postgres), lease_ttl=5, grace=2.0)
+    settings = Settings(url=through(proxy, database, postgres), grace=2.0)
     async with Worker(app, settings), Client.connect(settings.url) as client:
         starts = [asyncio.ensure_future(client.start(app.workflows["flow"])) for _ in range(50)]
         for _ in range(10):

@@ -99,7 +99,7 @@ async def test_one_pod_shows_the_global_metrics_and_another_takes_over_when_it_l
 ):
     add, _, _ = work(app)
     global_names = {m.name for m in CATALOGUE if m.scope is Scope.GLOBAL and not m.bounds}
-    leaving = Worker(app, Settings(url=database, port=0, lease_ttl=5))
+    leaving = Worker(app, Settings(url=database, port=0))
     async with leaving:
         assert await (await client.start(add, 1)).result(timeout=30) == 2
         first = await sample_now(leaving)
@@ -155,7 +155,7 @@ async def test_probes_follow_the_worker_from_start_to_drain(app, client, worker,
     async def held() -> None:
         await hold()
 
-    running = Worker(app, Settings(url=database, port=0, lease_ttl=5, grace=30))
+    running = Worker(app, Settings(url=database, port=0, grace=30))
     assert running.port is None
     async with running:
         assert await get(running, "/livez") == (200, "ok\n")

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 from support.schedules import HandClock, utc
-from support.waiting import eventually
+from support.waiting import BLOCKED_BY, eventually
 
 from everstep import App, CatchUp, Filter, Overlap, UsageError, WorkflowCancelledError, sync
 from everstep.cli.schedule import command
@@ -456,8 +456,7 @@ async def test_a_declaration_that_waits_for_a_lock_gives_way_to_a_newer_one(
             "routing = (SELECT revision FROM everstep.routing)"
         )
         older = asyncio.create_task(settle(scheduler(hourly(catch_up=CatchUp.SKIP))))
-        waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        await eventually(lambda: sql(waiting))
+        await eventually(lambda: sql.one(BLOCKED_BY, [newer.info.backend_pid]))
         newer.commit()
         await older
     assert (row(sql).every, row(sql).catch_up) == (timedelta(minutes=5), "latest")

@@ -14,7 +14,7 @@ import pytest
 from conftest import StartWorker
 from psycopg import errors
 from support.database import Sql
-from support.waiting import eventually
+from support.waiting import BLOCKED_BY, eventually
 
 from everstep import (
     App,
@@ -221,10 +221,8 @@ async def test_a_key_that_is_taken_is_refused_as_in_python_or_gives_its_holder(
     assert start(sql, f", dedup => 'k', id => '{first.id}'") == first.id
 
 
-async def waits_for_a_lock(sql: Sql) -> None:
-    await eventually(
-        lambda: bool(sql("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
-    )
+async def somebody_waits_for(sql: Sql, holder: psycopg.Connection[Any]) -> None:
+    await eventually(lambda: sql.one(BLOCKED_BY, [holder.info.backend_pid]) == 1)
 
 
 async def test_two_transactions_that_race_for_a_key_start_one_workflow(
@@ -243,7 +241,7 @@ async def test_two_transactions_that_race_for_a_key_start_one_workflow(
         ):
             one.execute(call, [f"first-{number}", policy])
             second = thread.submit(two.execute, call, [f"second-{number}", policy])
-            await waits_for_a_lock(sql)
+            await somebody_waits_for(sql, one)
             one.commit()
             if policy == "return":
                 assert second.result(30).fetchone() == (f"first-{number}",)
@@ -266,7 +264,7 @@ async def test_a_key_that_is_given_up_while_another_waits_for_it_is_free(
     ):
         one.execute(call, ["first"])
         second = thread.submit(two.execute, call, ["second"])
-        await waits_for_a_lock(sql)
+        await somebody_waits_for(sql, one)
         one.rollback()
         assert second.result(30).fetchone() == ("second",)
 

@@ -57,7 +57,7 @@ async def test_of_a_block_and_of_a_task_made_in_it(app, client, worker, outer, i
         return said
 
     await worker()
-    assert await (await client.start(flow)).result(10) == words
+    assert await (await client.start(flow)).result(30) == words
 
 
 @pytest.mark.no_replay("it is the test that cancels, not the workflow: a replay does not ask again")
@@ -84,7 +84,7 @@ async def test_a_task_that_is_cancelled_in_the_turn_in_which_its_limit_runs_out(
     original = Timeout._cancel
     monkeypatch.setattr(Timeout, "_cancel", run_out)
     await worker()
-    assert await (await client.start(flow)).result(10) == "cancelled"
+    assert await (await client.start(flow)).result(30) == "cancelled"
 
 
 def waits_itself() -> Awaitable[Any]:
@@ -156,7 +156,7 @@ async def test_a_limit_that_ran_out_while_nobody_had_the_workflow_cuts_off_nothi
 
     first = await worker(grace=0.0)
     handle = await client.start(flow)
-    await asyncio.wait_for(hold.begun.wait(), 10)
+    await asyncio.wait_for(hold.begun.wait(), 30)
     await first.stop()
     sql.advance_clock(100)
     await worker()

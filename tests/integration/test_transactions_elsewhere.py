@@ -107,7 +107,7 @@ async def test_a_lost_commit_in_the_engines_database_is_no_failure(
     sql("CREATE TABLE booked (n int UNIQUE)")
     buy = bookings(app, None)
     name = str(sql.one("SELECT current_database()"))
-    settings = Settings(url=postgres.tcp_url(name, proxy.port), lease_ttl=5, grace=2)
+    settings = Settings(url=postgres.tcp_url(name, proxy.port), grace=2)
     async with Worker(app, settings):
         proxy.lose_reply_to(BOUNDARIES["commit"])
         assert await (await client.start(buy, 1)).result(30) == 1
@@ -128,7 +128,7 @@ async def test_a_lost_reply_of_the_engines_changes_nothing(
 ) -> None:
     buy = bookings(app, Database("ledger", elsewhere.url))
     name = str(sql.one("SELECT current_database()"))
-    settings = Settings(url=postgres.tcp_url(name, proxy.port), lease_ttl=5, grace=2)
+    settings = Settings(url=postgres.tcp_url(name, proxy.port), grace=2)
     seen: list[bytes] = []
 
     def nth(request: bytes) -> bool:

@@ -55,8 +55,10 @@ class Rush:
     watchers: int = 1
     watched: Watched = field(default_factory=Watched)
 
-    async def run(self, seconds: float, samples: int = 0, kills: int = 0) -> Watched:
-        """For so long, and until it was looked at so often, and so many have died."""
+    async def run(
+        self, seconds: float, samples: int = 0, kills: int = 0, refused: int = 0
+    ) -> Watched:
+        """For so long, and until it was looked at so often, so many have died, and so many were refused."""
         async with await connect(self.url, "rush") as connection:
             await connection.execute(_WATCH)
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
@@ -73,6 +75,7 @@ class Rush:
             seen = self.watched
             await eventually(lambda: len(seen.samples) >= samples, within=300, pause=0.1)
             await eventually(lambda: seen.kills >= kills, within=300, pause=0.1)
+            await eventually(lambda: seen.refused >= refused, within=60, pause=0.1)
             for task in tasks:
                 task.cancel()
         return self.watched

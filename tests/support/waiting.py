@@ -10,6 +10,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+BLOCKED_BY = "SELECT count(*) FROM pg_stat_activity WHERE %s::int = ANY (pg_blocking_pids(pid))"
+"""How many sessions wait for what this one holds, whatever others wait for (an autovacuum, say)."""
+
 
 async def eventually(
     condition: Callable[[], T | Awaitable[T]],
