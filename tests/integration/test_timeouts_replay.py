@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -302,3 +304,49 @@ async def test_what_came_after_the_time_was_up_does_not_lead_a_replay_further(
 
     said = await replayed_an_hour_later(flow, client, worker, sql)
     assert said == ["late", "too", "slow"]
+
+
+@pytest.mark.no_replay(
+    "a step runs until its workflow has gone on, and the workflow, about to leave, waits for the step"
+)
+@pytest.mark.parametrize("how", ["gather", "gather an object", "as_completed"])
+async def test_what_a_replay_does_not_begin_is_no_warning(app, client, worker, sql, how):
+    """It comes past the place at which the time was up, to coroutines made there: pytest makes an error of one never awaited."""
+    free = asyncio.Event()
+
+    @app.step
+    async def slow() -> str:
+        await free.wait()
+        return "slow"
+
+    async def say(what: str) -> str:
+        return what
+
+    class Saying:
+        def __await__(self) -> Generator[Any, None, str]:
+            return say("a").__await__()
+
+    @app.workflow
+    async def flow() -> list[str]:
+        said = []
+        task = asyncio.create_task(slow())
+        try:
+            async with everstep.timeout(0.2):
+                await asyncio.shield(task)
+                match how:
+                    case "gather":
+                        await asyncio.gather(say("a"), say("b"), say("c"))
+                    case "gather an object":
+                        await asyncio.gather(Saying())
+                    case "as_completed":
+                        both = [say("a"), say("b")]
+                        said += [one async for one in everstep.as_completed(both)]
+        except TimeoutError:
+            said += await asyncio.gather(say("late"), say("too"))
+        free.set()
+        await task
+        await everstep.sleep(HOUR)
+        return said
+
+    assert await replayed_an_hour_later(flow, client, worker, sql) == ["late", "too"]
+    gc.collect()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from everstep.branch import Branch
+from everstep.branches import close_unbegun
 from everstep.client.handle import Handle
 from everstep.context import awaiting_branch
 from everstep.durable.calls import ChildHandle
@@ -29,7 +30,7 @@ async def as_completed(coroutines: Iterable[Coroutine[Any, Any, T]]) -> AsyncIte
     Takes the place of `asyncio.as_completed`, whose order is that of a hash table.
     """
     branch = awaiting_branch("everstep.as_completed()")
-    left = dict(enumerate(asyncio.ensure_future(coroutine) for coroutine in coroutines))
+    left = dict(enumerate(_tasks_of(coroutines)))
     came: list[int] = []
     for number, task in left.items():
         task.add_done_callback(lambda _, number=number: came.append(number))  # type: ignore[misc]
@@ -40,6 +41,16 @@ async def as_completed(coroutines: Iterable[Coroutine[Any, Any, T]]) -> AsyncIte
     finally:
         for task in left.values():
             task.cancel()
+
+
+def _tasks_of(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[asyncio.Task[T]]:
+    rest = iter(coroutines)
+    try:
+        return [asyncio.ensure_future(coroutine) for coroutine in rest]
+    except asyncio.CancelledError:
+        if rest is not coroutines:  # else they have not been made yet
+            close_unbegun(rest)
+        raise
 
 
 async def _next_done(
