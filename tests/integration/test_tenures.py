@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from support.proxy import proxy_to
 from support.waiting import eventually
@@ -71,6 +72,33 @@ async def test_a_beat_that_fails_is_tried_again_while_the_lease_lasts(
     assert len(failures) == 3
     assert running.tenure is first
     assert first.heartbeat.held()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("too many open files")], ids=repr)
+async def test_a_beat_that_fails_for_a_reason_of_the_process_is_tried_again(
+    one_app, worker, client, monkeypatch, error
+):
+    """A step may eat all memory or all descriptors for a moment: the thread that beats is not to end of it."""
+    failures: list[None] = []
+    beaten = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    execute = psycopg.Connection.execute
+
+    def failing(self: psycopg.Connection, *arguments, **options):
+        if self.info.parameter_status("application_name") == "everstep heartbeat":
+            if len(failures) < 3:
+                failures.append(None)
+                raise error
+            loop.call_soon_threadsafe(beaten.set)
+        return execute(self, *arguments, **options)
+
+    monkeypatch.setattr(psycopg.Connection, "execute", failing)
+    running = await worker(one_app, lease_ttl=3)
+    first = running.tenure
+    await asyncio.wait_for(beaten.wait(), 30)
+    assert len(failures) == 3
+    assert running.tenure is first
+    assert await (await client.start(one_app.workflows["one"])).result(timeout=30) == 1
 
 
 async def test_a_schedule_that_cannot_be_computed_harms_nothing_else(

@@ -47,9 +47,10 @@ class HeartbeatConnection:
                     prepare_threshold=None,
                 )
             row = self._connection.execute(self._sql, {"me": self._me, "ttl": self._ttl}).fetchone()
-        except psycopg.Error as error:
+        except Exception as error:
+            # Also a process without memory or descriptors, for as long as that lasts: the thread must not end of it.
             self.close()
-            raise BeatError(" ".join(str(error).split())) from error
+            raise BeatError(" ".join(str(error).split()) or type(error).__name__) from error
         return None if row is None else Beat(row.at, row.cancels)
 
     def close(self) -> None:
