@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -14,9 +13,6 @@ from everstep.replayed import as_in_its_log
 
 _ACLOSE = "async_generator_athrow"
 """What the event loop makes a task of, itself in no task, when an async generator is dropped before its end."""
-
-_TO_GATHER = 5
-"""Calls between `gather` and what closes coroutines: `ensure_future`, `create_task` and the factory, and one to spare."""
 
 
 def numbering_task_factory(
@@ -34,29 +30,9 @@ def numbering_task_factory(
     try:
         own = branch.closing() if left_early else branch.child()
     except asyncio.CancelledError:
-        _close_from(coro)
+        coro.close()
         raise
     return _task_of(own, loop, coro, context if context is not None else copy_context(), options)
-
-
-def _close_from(coro: Coroutine[Any, Any, Any]) -> None:
-    """No task is made of it, nor, in `gather`, of those behind it: Python would warn of them when they are dropped."""
-    coro.close()
-    frame = inspect.currentframe()
-    for _ in range(_TO_GATHER):
-        frame = None if frame is None else frame.f_back
-        if frame is not None and frame.f_code is asyncio.gather.__code__:
-            given = frame.f_locals["coros_or_futures"]
-            number = next((n for n, one in enumerate(given) if one is coro), len(given))
-            close_unbegun(given[number + 1 :], but=given[:number])
-            return
-
-
-def close_unbegun(given: Iterable[Awaitable[Any]], *, but: Sequence[Awaitable[Any]] = ()) -> None:
-    """Close the coroutines of which no task will be made; `but` have one."""
-    for one in given:
-        if inspect.iscoroutine(one) and not any(one is other for other in but):
-            one.close()
 
 
 def _task_of(

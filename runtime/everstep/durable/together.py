@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from everstep.branch import Branch
-from everstep.branches import close_unbegun
 from everstep.client.handle import Handle
 from everstep.context import awaiting_branch
 from everstep.durable.calls import ChildHandle
@@ -49,7 +48,8 @@ def _tasks_of(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[asyncio.Task
         return [asyncio.ensure_future(coroutine) for coroutine in rest]
     except asyncio.CancelledError:
         if rest is not coroutines:  # else they have not been made yet
-            close_unbegun(rest)
+            for unbegun in filter(asyncio.iscoroutine, rest):
+                unbegun.close()
         raise
 
 
