@@ -79,6 +79,7 @@ async def test_a_beat_that_fails_for_a_reason_of_the_process_is_tried_again(
     one_app, worker, client, monkeypatch, error
 ):
     """A step may eat all memory or all descriptors for a moment: the thread that beats is not to end of it."""
+    monkeypatch.setattr("everstep.engine.heartbeat.BEATS_PER_LEASE", 60)
     failures: list[None] = []
     beaten = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -93,7 +94,7 @@ async def test_a_beat_that_fails_for_a_reason_of_the_process_is_tried_again(
         return execute(self, *arguments, **options)
 
     monkeypatch.setattr(psycopg.Connection, "execute", failing)
-    running = await worker(one_app, lease_ttl=3)
+    running = await worker(one_app, lease_ttl=30)
     first = running.tenure
     await asyncio.wait_for(beaten.wait(), 30)
     assert len(failures) == 3
